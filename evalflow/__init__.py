@@ -1,0 +1,1 @@
+"""evalflow keeps an LLM eval suite representative of production traffic."""

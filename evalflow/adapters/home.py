@@ -1,0 +1,111 @@
+"""EVALFLOW_HOME: the one folder that holds lake, ledger, cache, settings and Dagster's storage.
+
+Belongs here: where things lie and what "now" is. Keep out: what is done with them.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from functools import cached_property
+from pathlib import Path
+
+import tomlkit
+
+from evalflow.adapters.lake import Lake, lake_at
+from evalflow.adapters.ledger import Ledger
+from evalflow.core.calendar import TrafficCalendar
+from evalflow.errors import UsageError
+from evalflow.settings import HOME_VARIABLE, SETTINGS_FILE, Settings, load_settings
+
+DEFAULT_HOME = "data"
+DAGSTER_YAML = """\
+# Dagster's own storage lies beside this file. Written by evalflow when it is missing.
+telemetry:
+  enabled: false
+nux:
+  enabled: false
+concurrency:
+  runs:
+    max_concurrent_runs: 2
+"""
+
+
+@dataclass(frozen=True)
+class Home:
+    """One home and the settings in force in it."""
+
+    path: Path
+    settings: Settings
+
+    @cached_property
+    def lake(self) -> Lake:
+        return lake_at(self.settings.lake_url or str(self.path / "lake"))
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self.path / "ledger")
+
+    @property
+    def cache(self) -> Path:
+        return self.path / "cache"
+
+    @property
+    def calendar(self) -> TrafficCalendar:
+        end = self.settings.traffic_end
+        today = datetime.now(UTC).date()
+        return TrafficCalendar(self.settings.traffic_start or end or today, end, today)
+
+    def now(self) -> datetime:
+        """The clock, or midnight after ``traffic_end`` in a home that is closed."""
+        if self.settings.traffic_end:
+            return datetime.combine(self.calendar.now, time(), tzinfo=UTC)
+        return datetime.now(UTC)
+
+    def prepare(self) -> "Home":
+        """Create what a home needs: folders, empty tables, Dagster's configuration. Safe to repeat."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not (self.path / "dagster.yaml").exists():
+                (self.path / "dagster.yaml").write_text(DAGSTER_YAML)
+            self.lake.create_tables()
+        except OSError as error:
+            raise UsageError(
+                f"The home {self.path} cannot be written ({error}); set {HOME_VARIABLE} to a folder that can."
+            ) from error
+        return self
+
+    def move_traffic_start(self, first_day: date) -> bool:
+        """Write or move back ``traffic_start`` so that ``first_day`` has a partition; True when it changed."""
+        start = self.settings.traffic_start
+        if start is not None and start <= first_day:
+            return False
+        write_setting(self.path, "traffic_start", first_day)
+        return True
+
+    def reloaded(self) -> "Home":
+        """The same home with its settings read again."""
+        return Home(self.path, load_settings(self.path))
+
+
+def open_home(path: Path | str | None = None) -> Home:
+    """The home at ``path``, else at $EVALFLOW_HOME, else ``./data``, with its settings loaded."""
+    chosen = Path(path or os.environ.get(HOME_VARIABLE) or DEFAULT_HOME).expanduser().absolute()
+    return Home(chosen, load_settings(chosen))
+
+
+def write_setting(home: Path, key: str, value: object) -> None:
+    """Set one key in the home's evalflow.toml, leaving the rest of the file as its owner wrote it.
+
+    ``key`` may name a section: ``sources.traces``.
+    """
+    path = home / SETTINGS_FILE
+    document = tomlkit.parse(path.read_text()) if path.exists() else tomlkit.document()
+    *sections, leaf = key.split(".")
+    target: tomlkit.TOMLDocument | tomlkit.items.Table = document
+    for section in sections:
+        target = target.setdefault(section, tomlkit.table())
+    target[leaf] = value
+    home.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(tomlkit.dumps(document))
+    temporary.replace(path)

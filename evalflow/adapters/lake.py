@@ -1,0 +1,164 @@
+"""The lake: every table a folder of Parquet files, one file per partition, replaced atomically.
+
+Local folders and fsspec URLs behave the same. A partition's fingerprint (what it was made from) travels in the
+file's own metadata, so file and fingerprint can never disagree.
+Keep out: what the tables mean (``tables.py``) and any statistics.
+"""
+
+import io
+import os
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+
+import duckdb
+import fsspec
+import polars as pl
+
+from evalflow.adapters.tables import BORN, TABLES, Table
+from evalflow.errors import CannotTellError, UsageError
+
+FINGERPRINT_KEY = "evalflow_fingerprint"
+PART = "part"
+STALE_TEMPORARY_S = 24 * 3600
+
+Key = date | str
+
+
+class Lake:
+    """Reads and writes the tables under one root, a local folder or an fsspec URL."""
+
+    def __init__(self, url: str) -> None:
+        self.fs, self.root = fsspec.core.url_to_fs(url)
+        self.is_local = self.fs.protocol in ("file", ("file", "local"))
+        self.url = self.root if self.is_local else self.fs.unstrip_protocol(self.root)
+
+    # -- writing -------------------------------------------------------------------------------------------
+
+    def create_tables(self) -> None:
+        """Give every table its zero-row partition, so that globs never come up empty; safe to repeat."""
+        for table in TABLES.values():
+            if not self.fs.exists(self.path(table, BORN[table.unit])):
+                self.write(table, BORN[table.unit], pl.DataFrame(schema=table.schema))
+        self._sweep_temporaries()
+
+    def write(self, table: Table, key: Key, frame: pl.DataFrame, *, made_from: str = "", name: str = PART) -> str:
+        """Replace one partition (or one named file of it) atomically and return its path.
+
+        ``frame`` must hold the table's columns, in any order; they are cast to the table's types.
+        """
+        buffer = io.BytesIO()
+        ordered = frame.select(pl.col(column).cast(dtype) for column, dtype in table.schema.items())
+        ordered.write_parquet(buffer, compression="zstd", metadata={FINGERPRINT_KEY: made_from})
+        path = self.path(table, key, name)
+        self._put(path, buffer.getvalue())
+        return path
+
+    def _put(self, path: str, content: bytes) -> None:
+        if not self.is_local:
+            self.fs.pipe_file(path, content)  # on an object store the put itself is the atomic step
+            return
+        # The temporary name must not end in .parquet, or a crash would leave a broken file inside every glob.
+        temporary = Path(self.root) / ".tmp" / secrets.token_hex(8)
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    def _sweep_temporaries(self) -> None:
+        if not self.is_local:
+            return
+        for path in Path(self.root, ".tmp").glob("*"):
+            if time.time() - path.stat().st_mtime > STALE_TEMPORARY_S:
+                path.unlink(missing_ok=True)
+
+    # -- reading -------------------------------------------------------------------------------------------
+
+    def read(
+        self, table: Table, keys: Iterable[Key], columns: Sequence[str] | None = None, *, with_key: bool = False
+    ) -> pl.DataFrame:
+        """The rows of the given partitions, in the order of ``keys``; partitions that do not exist give none.
+
+        ``with_key`` adds the partition as a column named after its unit.
+        """
+        wanted = list(columns) if columns is not None else list(table.schema)
+        frames = []
+        for key in keys:
+            path = self.path(table, key)
+            if not self.fs.exists(path):
+                continue
+            with self.fs.open(path, "rb") as file:
+                frame = pl.read_parquet(file, columns=wanted)
+            frames.append(frame.with_columns(pl.lit(key).alias(table.unit)) if with_key else frame)
+        if frames:
+            return pl.concat(frames)
+        schema = {column: table.schema[column] for column in wanted}
+        if with_key:
+            schema[table.unit] = pl.String if table.unit == "file" else pl.Date
+        return pl.DataFrame(schema=schema)
+
+    def require(self, table: Table, keys: Iterable[Key]) -> None:
+        """Refuse to compute from partitions that were never made.
+
+        Raises:
+            CannotTellError: one is missing; the message names the first and says how to make it.
+        """
+        missing = [key for key in keys if not self.fs.exists(self.path(table, key))]
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise CannotTellError(
+                f"{table.name} has no {table.unit} {missing[0]}{more}; run `evalflow run`, or materialize it first."
+            )
+
+    def made_from(self, table: Table, key: Key) -> str | None:
+        """The stored fingerprint of a partition, or None when the partition does not exist."""
+        path = self.path(table, key)
+        if not self.fs.exists(path):
+            return None
+        with self.fs.open(path, "rb") as file:
+            return pl.read_parquet_metadata(file).get(FINGERPRINT_KEY, "")
+
+    def keys(self, table: Table) -> list[str]:
+        """The partition keys that exist, sorted, without the zero-row one."""
+        pattern = f"{self.root}/{table.name}/{table.unit}=*"
+        found = (str(path).rsplit("=", 1)[1] for path in self.fs.glob(pattern))
+        return sorted(key for key in found if key != BORN[table.unit])
+
+    def path(self, table: Table, key: Key, name: str = PART) -> str:
+        return f"{self.root}/{table.name}/{table.unit}={key}/{name}.parquet"
+
+    def glob(self, table: Table) -> str:
+        """A pattern for DuckDB that matches every file of the table."""
+        return f"{self.url}/{table.name}/*/*.parquet"
+
+    @contextmanager
+    def attach(self, connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open one view per table on an in-memory DuckDB connection, for SQL over the whole lake."""
+        if not self.is_local:
+            connection.register_filesystem(self.fs)
+        connection.execute("set TimeZone = 'UTC'")
+        for table in TABLES.values():
+            pattern = self.glob(table).replace("'", "''")
+            connection.execute(
+                f"create or replace view {table.name} as "
+                f"select * from read_parquet('{pattern}', hive_partitioning = true, union_by_name = true)"
+            )
+        yield connection
+
+
+def lake_at(url: str) -> Lake:
+    """The lake at a folder or fsspec URL.
+
+    Raises:
+        UsageError: the URL's scheme is unknown or its package is missing.
+    """
+    try:
+        return Lake(url)
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"The lake {url} cannot be opened ({error}); set lake_url to a folder or a URL that fsspec knows.") from error

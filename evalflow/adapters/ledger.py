@@ -1,0 +1,157 @@
+"""The golden ledger: every version of every golden case, append-only, with two dates.
+
+``effective_on`` is the UTC day from which coverage counts a version, ``recorded_at`` when it was written. As of D
+means: effective on or before D, newest version of each case, not retired by D. One immutable file per import or
+promotion, created exclusively and named by its content: two writers cannot lose each other's cases, and the same
+import twice is one.
+"""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from evalflow.core.lineage import fingerprint
+from evalflow.core.records import GoldenCase
+from evalflow.errors import BadInputError
+
+
+class CaseVersion(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=False):
+    """One version of a golden case as the ledger holds it. ``retired_on`` set means: this entry retires the case."""
+
+    case_id: str
+    version: int
+    input: str
+    expected_output: str | None
+    origin: str
+    created_at: str | None
+    effective_on: str
+    tags: Any = None
+    metadata: Any = None
+    weight: float = 1.0
+    retired_on: str | None = None
+    retired_because: str | None = None
+
+    @property
+    def content(self) -> tuple[Any, ...]:
+        """What makes it a different version: everything that a reader of the case sees."""
+        return (self.input, self.expected_output, self.origin, self.created_at, self.tags, self.metadata)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What an append did."""
+
+    path: Path | None
+    added: list[CaseVersion]
+    unchanged: int
+
+
+class Ledger:
+    """The folder ``ledger/`` of a home."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def import_cases(self, cases: Iterable[GoldenCase], source: str, recorded_at: datetime) -> Recorded:
+        """Append the cases that are new or changed as one file.
+
+        A new case is effective on its ``created_at`` day (or the day of recording when it has none); a changed one
+        from the day of recording, so that what past weeks counted stays what it was.
+        """
+        newest = self._newest()
+        today = recorded_at.date().isoformat()
+        added: list[CaseVersion] = []
+        unchanged = 0
+        for case in cases:
+            old = newest.get(case.case_id)
+            created_at = None if case.created_at is None else case.created_at.isoformat()
+            version = CaseVersion(
+                case_id=case.case_id,
+                version=old.version + 1 if old else 1,
+                input=case.input,
+                expected_output=case.expected_output,
+                origin=case.origin,
+                created_at=created_at,
+                effective_on=created_at[:10] if created_at and not old else today,
+                tags=case.tags,
+                metadata=case.metadata,
+            )
+            if old and old.retired_on is None and old.content == version.content:
+                unchanged += 1
+                continue
+            newest[case.case_id] = version
+            added.append(version)
+        return Recorded(self._append("import", added, source, recorded_at), added, unchanged)
+
+    def _append(self, kind: str, versions: list[CaseVersion], source: str, recorded_at: datetime) -> Path | None:
+        if not versions:
+            return None
+        lines = [msgspec.json.encode(version) for version in versions]
+        digest = hashlib.sha256(b"\n".join(lines)).hexdigest()[:32]
+        header = {"kind": kind, "source": source, "recorded_at": recorded_at.isoformat(), "sha256_128": digest}
+        self.root.mkdir(parents=True, exist_ok=True)
+        path = self.root / f"{kind}-{digest}.jsonl"
+        temporary = self.root / f".{secrets.token_hex(8)}.tmp"
+        try:
+            with temporary.open("xb") as file:
+                file.write(b"\n".join([msgspec.json.encode(header), *lines, b""]))
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(temporary, path)  # fails when the file exists: nobody's entry is ever overwritten
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
+
+    def entries(self) -> list[tuple[str, CaseVersion]]:
+        """Every (recorded_at, version) in the order of recording.
+
+        Raises:
+            BadInputError: a file's content no longer has the hash that its header states.
+        """
+        found: list[tuple[str, str, CaseVersion]] = []
+        for path in sorted(self.root.glob("*.jsonl")):
+            head, *lines = path.read_bytes().rstrip(b"\n").split(b"\n")
+            header = msgspec.json.decode(head)
+            if hashlib.sha256(b"\n".join(lines)).hexdigest()[:32] != header["sha256_128"]:
+                raise BadInputError(
+                    f"The ledger file {path} was changed after it was written (its hash is not {header['sha256_128']}); "
+                    "restore it from a backup, and change a case by importing a new version instead."
+                )
+            decoder = msgspec.json.Decoder(CaseVersion)
+            found += [(header["recorded_at"], path.name, decoder.decode(line)) for line in lines]
+        found.sort(key=lambda entry: (entry[0], entry[2].version, entry[1], entry[2].case_id))
+        return [(recorded_at, version) for recorded_at, _, version in found]
+
+    def as_of(self, day: date) -> list[CaseVersion]:
+        """The suite as it counted on ``day``, sorted by case_id."""
+        text = day.isoformat()
+        newest: dict[str, CaseVersion] = {}
+        for _, version in self.entries():
+            held = newest.get(version.case_id)
+            if version.effective_on <= text and (held is None or version.version >= held.version):
+                newest[version.case_id] = version
+        return [
+            newest[case_id]
+            for case_id in sorted(newest)
+            if newest[case_id].retired_on is None or str(newest[case_id].retired_on) > text
+        ]
+
+    def fingerprint_as_of(self, day: date) -> str:
+        return fingerprint([(v.case_id, v.version, v.input, v.weight, v.effective_on) for v in self.as_of(day)])
+
+    def _newest(self) -> dict[str, CaseVersion]:
+        newest: dict[str, CaseVersion] = {}
+        for _, version in self.entries():
+            held = newest.get(version.case_id)
+            if held is None or version.version >= held.version:
+                newest[version.case_id] = version
+        return newest

@@ -1,0 +1,207 @@
+"""The native records: a trace, a feedback event, a golden case, and what makes one unusable.
+
+``parse_record`` turns one decoded JSON object (or Parquet row) into a typed record or a reason for quarantine.
+Absent is null, never false. Fields that the format does not know are kept in ``metadata``.
+Keep out: files (``adapters/native.py``) and every other project's format.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+UtcTime = Annotated[datetime, msgspec.Meta(tz=True)]
+Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+Origin = Literal["hand-authored", "synthetic", "production"]
+
+
+class Signals(msgspec.Struct, forbid_unknown_fields=False):
+    schema_valid: bool | None = None
+    regenerated: bool | None = None
+    edited_chars: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    accepted: bool | None = None
+    thumbs: Literal["up", "down"] | None = None
+    rating: Annotated[int, msgspec.Meta(ge=1, le=5)] | None = None
+    reported: bool | None = None
+    escalated: bool | None = None
+    fallback: bool | None = None
+    guardrail: str | bool | None = None
+    abandoned: bool | None = None
+    confidence: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+
+
+class ToolCall(msgspec.Struct):
+    name: str | None = None
+    arguments: Any = None
+    error: Any = None
+
+
+class Trace(msgspec.Struct, kw_only=True):
+    trace_id: Identifier
+    timestamp: UtcTime
+    input: Annotated[str, msgspec.Meta(min_length=1)]
+    session_id: Identifier | None = None
+    turn_index: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] | None = None
+    output: str | None = None
+    messages: list[Any] | None = None
+    model: str | None = None
+    prompt_version: str | None = None
+    variant: str | None = None
+    user_id: str | None = None
+    user_tier: str | None = None
+    locale: str | None = None
+    intent: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    input_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    output_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    context_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    latency_ms: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    cost_usd: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    error: Any = None
+    signals: Signals | None = None
+    tags: dict[str, Any] | list[str] | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class FeedbackEvent(msgspec.Struct, kw_only=True):
+    trace_id: Identifier
+    timestamp: UtcTime
+    name: Identifier
+    value: str | int | float | bool | None
+    comment: str | None = None
+    source: str | None = None
+
+
+class GoldenCase(msgspec.Struct, kw_only=True):
+    case_id: Identifier
+    input: Annotated[str, msgspec.Meta(min_length=1)]
+    expected_output: str | None = None
+    origin: Origin = "hand-authored"
+    created_at: UtcTime | None = None
+    tags: dict[str, Any] | list[str] | None = None
+    metadata: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a timestamp and a text may be; ``earliest`` and ``latest`` are inclusive."""
+
+    earliest: datetime
+    latest: datetime
+    max_text_bytes: int
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """Why a line goes to quarantine."""
+
+    reason: str
+
+
+Record = Trace | FeedbackEvent | GoldenCase
+_TRACE_FIELDS = frozenset(Trace.__struct_fields__)
+_SIGNAL_FIELDS = frozenset(Signals.__struct_fields__)
+
+
+def parse_record(row: Any, limits: Limits) -> Trace | FeedbackEvent | Unusable:
+    """One row of a traffic file: a trace, a feedback event, or the reason why it is neither."""
+    if not isinstance(row, dict):
+        return Unusable(f"a line must be a JSON object, this is a {type(row).__name__}")
+    if "case_id" in row and "trace_id" not in row:
+        return Unusable("this is a golden case; import it with `evalflow golden import`")
+    is_feedback = "name" in row and "value" in row and "input" not in row
+    try:
+        record: Trace | FeedbackEvent = msgspec.convert(row, FeedbackEvent if is_feedback else Trace)
+    except msgspec.ValidationError as error:
+        return Unusable(_reason(error))
+    except (ValueError, OverflowError) as error:
+        return Unusable(f"a value cannot be read: {error}")
+    record.timestamp = record.timestamp.astimezone(UTC)
+    if isinstance(record, Trace):
+        _keep_unknown_fields(record, row)
+    return _out_of_bounds(record, record.timestamp, limits) or record
+
+
+def parse_golden_case(row: Any, max_text_bytes: int) -> GoldenCase | Unusable:
+    """One row of a golden-case file, or the reason why it is unusable."""
+    if not isinstance(row, dict):
+        return Unusable(f"a line must be a JSON object, this is a {type(row).__name__}")
+    if "trace_id" in row and "case_id" not in row:
+        return Unusable("this is a trace, not a golden case; land it with `evalflow ingest`")
+    try:
+        case = msgspec.convert(row, GoldenCase)
+    except msgspec.ValidationError as error:
+        return Unusable(_reason(error))
+    except (ValueError, OverflowError) as error:
+        return Unusable(f"a value cannot be read: {error}")
+    if case.created_at is not None:
+        case.created_at = case.created_at.astimezone(UTC)
+    return _unusable_text(case, max_text_bytes) or case
+
+
+def _keep_unknown_fields(trace: Trace, row: dict[str, Any]) -> None:
+    unknown = {key: value for key, value in row.items() if key not in _TRACE_FIELDS}
+    signals = row.get("signals")
+    if isinstance(signals, dict):
+        unknown |= {f"signals.{key}": value for key, value in signals.items() if key not in _SIGNAL_FIELDS}
+    if unknown:
+        trace.metadata = {**unknown, **(trace.metadata or {})}
+
+
+def _out_of_bounds(record: Trace | FeedbackEvent, at: datetime, limits: Limits) -> Unusable | None:
+    if at < limits.earliest:
+        return Unusable(f"timestamp {at.isoformat()} lies before {limits.earliest.isoformat()}, the earliest accepted")
+    if at > limits.latest:
+        return Unusable(f"timestamp {at.isoformat()} lies after {limits.latest.isoformat()}, the latest accepted")
+    return _unusable_text(record, limits.max_text_bytes)
+
+
+def _unusable_text(record: Record, max_text_bytes: int) -> Unusable | None:
+    for name in record.__struct_fields__:
+        value = getattr(record, name)
+        if not isinstance(value, str):
+            continue
+        if "\x00" in value:
+            return Unusable(f"{name} contains a NUL character")
+        size = len(value.encode("utf-8", errors="surrogatepass"))
+        if size > max_text_bytes:
+            return Unusable(f"{name} has {size:,} bytes, above ingest.max_text_bytes = {max_text_bytes:,}")
+    if not getattr(record, "input", "x").strip():
+        return Unusable("input is blank")
+    return None
+
+
+def _reason(error: msgspec.ValidationError) -> str:
+    """msgspec's message in the field's own terms: `$.signals.rating` becomes `signals.rating`."""
+    text = str(error)
+    message, _, path = text.partition(" - at `")
+    field = path.rstrip("`").removeprefix("$").lstrip(".")
+    if "timezone component" in message:
+        return f"{field} has no time zone; write it in UTC, for example 2026-06-01T12:00:00Z"
+    return f"{field}: {message}" if field else message
+
+
+def trace_row(trace: Trace) -> dict[str, Any]:
+    """The trace as one flat row of the ``landing`` table; nested values become JSON text."""
+    signals = trace.signals or Signals()
+    row = {name: getattr(trace, name) for name in Trace.__struct_fields__ if name != "signals"}
+    row |= {name: getattr(signals, name) for name in Signals.__struct_fields__}
+    for name in ("messages", "tool_calls", "tags", "metadata"):
+        row[name] = None if row[name] is None else msgspec.json.encode(row[name]).decode()
+    row["guardrail"] = _as_text(row["guardrail"])
+    row["error"] = None if trace.error in (None, False, "") else _as_text(trace.error)
+    return row
+
+
+def feedback_row(event: FeedbackEvent) -> dict[str, Any]:
+    """The event as one row of ``landing_feedback``; its value becomes text."""
+    row = {name: getattr(event, name) for name in FeedbackEvent.__struct_fields__}
+    row["value"] = _as_text(event.value)
+    return row
+
+
+def _as_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return msgspec.json.encode(value).decode()

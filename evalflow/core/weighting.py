@@ -1,0 +1,83 @@
+"""From a sample to masses: Hajek weights, and the two ways in which days are put together.
+
+``traffic`` weights every trace by 1/pi, so a spike counts as what it was. ``steady_state`` asks what an ordinary
+four weeks look like: missing weekdays are made up for, and a day's mass is capped a few robust sigmas above the
+median of its class (weekday or weekend). Source: docs/methods.md, "Weighting".
+"""
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+Weighting = Literal["traffic", "steady_state"]
+
+SHORTEST_STEADY_DAYS = 14
+"""Below two weeks there is no telling an ordinary day from an unusual one: traffic weighting only."""
+LEAST_SIGMA = 0.10
+"""Traffic that varies by less than this (log scale) is still allowed 10 % of noise."""
+MAD_TO_SIGMA = 1.4826
+SATURDAY = 5
+
+
+@dataclass(frozen=True)
+class DayMasses:
+    """Mass of each day under one weighting; ``damped`` are the days that were capped, with their cap / volume."""
+
+    weighting: Weighting
+    mass: dict[date, float]
+    damped: dict[date, float]
+
+
+def traffic_masses(volumes: dict[date, int]) -> DayMasses:
+    return DayMasses("traffic", {day: float(volume) for day, volume in volumes.items()}, {})
+
+
+def steady_state_masses(volumes: dict[date, int], max_sigmas: float) -> DayMasses:
+    """Steady-state masses of the days of a window.
+
+    Args:
+        volumes: traces per day; days without traffic are left out.
+        max_sigmas: how many robust sigmas above its class median a day's log volume may lie.
+
+    Returns:
+        Capped volumes divided by how many days of the same weekday are present; plain traffic masses for windows
+        of under 14 days.
+    """
+    present = {day: volume for day, volume in volumes.items() if volume > 0}
+    if not present or (max(present) - min(present)).days + 1 < SHORTEST_STEADY_DAYS:
+        return traffic_masses(present)
+    days = sorted(present)
+    log_volume = np.log([present[day] for day in days])
+    is_weekend = np.array([day.weekday() >= SATURDAY for day in days])
+    median = np.zeros(len(days))
+    for side in (True, False):
+        if (is_weekend == side).any():
+            median[is_weekend == side] = np.median(log_volume[is_weekend == side])
+    residual = log_volume - median
+    sigma = max(LEAST_SIGMA, MAD_TO_SIGMA * float(np.median(np.abs(residual - np.median(residual)))))
+    capped = np.exp(np.minimum(log_volume, median + max_sigmas * sigma))
+    damped = {day: float(cap / present[day]) for day, cap in zip(days, capped, strict=True) if cap < present[day] * (1 - 1e-9)}
+    same_weekday = {weekday: sum(day.weekday() == weekday for day in days) for weekday in range(7)}
+    mass = {day: float(cap) / same_weekday[day.weekday()] for day, cap in zip(days, capped, strict=True)}
+    return DayMasses("steady_state", mass, damped)
+
+
+def row_weights(day: pl.Series, inclusion_probability: pl.Series, masses: DayMasses) -> pl.Series:
+    """The weight of each sampled row: its day's mass, shared among the day's rows by 1/pi. They sum to one.
+
+    Dividing by the day's own sum of 1/pi makes each day a Hajek mean, so a day's luck in sample size does not
+    change its mass. Days with no mass get weight zero.
+    """
+    inverse = 1.0 / inclusion_probability
+    frame = pl.DataFrame({"day": day, "inverse": inverse})
+    mass = pl.DataFrame(
+        {"day": list(masses.mass), "mass": list(masses.mass.values())}, schema={"day": pl.Date, "mass": pl.Float64}
+    )
+    weighted = frame.join(mass, on="day", how="left", maintain_order="left").select(
+        (pl.col("mass").fill_null(0.0) * pl.col("inverse") / pl.col("inverse").sum().over("day")).alias("weight")
+    )["weight"]
+    total = weighted.sum()
+    return weighted / total if total else weighted

@@ -1,0 +1,62 @@
+"""The flywheel on one page.
+
+    traffic      trace_files -> raw_traces, feedback -> trace_signals          by day
+    samples      stratified_samples: one true inclusion probability per trace    by day
+    embeddings   embeddings: one pinned model for both sides                     by day
+    clusters     clusters: the frozen taxonomy                                   by month
+                 bin_assignments: traffic and suite placed by the same rule      by week
+    golden       golden_ledger: the suite, as of any day                         external
+    coverage     coverage_metrics: JSD between what users do and what is tested  by week
+    marts        dbt models over the same files
+
+Dagster loads ``defs``; the command line builds the same object for the home that it works in.
+"""
+
+import warnings
+
+import dagster as dg
+
+from evalflow.adapters.home import Home, open_home
+from evalflow.defs.automation import JOBS, schedules, sensors
+from evalflow.defs.checks import station_checks
+from evalflow.defs.clusters import ASSIGNMENTS, TAXONOMY, cluster_assets
+from evalflow.defs.coverage import METRICS, coverage_assets
+from evalflow.defs.embeddings import VECTORS, embedding_assets
+from evalflow.defs.executors import executor_of
+from evalflow.defs.golden import golden_specs
+from evalflow.defs.partitions import partitions_of
+from evalflow.defs.resources import resources_of
+from evalflow.defs.samples import SAMPLES, sample_assets
+from evalflow.defs.traffic import LATER, RAW, SIGNALS, traffic_assets
+
+STATIONS = (RAW, LATER, SIGNALS, SAMPLES, VECTORS, TAXONOMY, ASSIGNMENTS, METRICS)
+"""The partitioned stations in flow order, as `evalflow run` walks them."""
+
+
+def definitions_of(home: Home) -> dg.Definitions:
+    """Everything that Dagster needs to know about one home."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", category=dg.BetaWarning)  # backfill policies: beta for years, and relied on here
+        partitions = partitions_of(home.calendar)
+        return dg.Definitions(
+            assets=[
+                *traffic_assets(partitions, home.settings.ingest.feedback_days),
+                *sample_assets(partitions),
+                *embedding_assets(partitions),
+                *cluster_assets(partitions),
+                *golden_specs(partitions),
+                *coverage_assets(partitions),
+            ],
+            asset_checks=station_checks(partitions.daily, partitions.weekly, partitions.monthly),
+            jobs=JOBS,
+            schedules=schedules(home),
+            sensors=sensors(home),
+            resources=resources_of(home),
+            executor=executor_of(home.settings.execution.executor),
+        )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """The home at $EVALFLOW_HOME, or ``./data``."""
+    return definitions_of(open_home())

@@ -1,0 +1,64 @@
+"""Partitions and the mappings between them, as Dagster objects.
+
+Days, weeks (key = Monday, as_of = its Sunday) and months of the traffic calendar; tested to agree with
+``core/calendar.py``. Keep out: anything that reads data.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import dagster as dg
+
+from evalflow.core.calendar import TrafficCalendar, first_of_month, monday_of, next_month
+
+DAY_FORMAT = "%Y-%m-%d"
+
+# A partition that the traffic's start or end cuts off is no error: a window then holds fewer days.
+_OPEN = {"allow_nonexistent_upstream_partitions": True}
+
+WEEKS = dg.TimeWindowPartitionMapping(start_offset=-3, **_OPEN)
+"""A week reads the 28 days of its four-week window."""
+FORCE = dg.TimeWindowPartitionMapping(**_OPEN)
+"""A week reads the months it touches; the taxonomy in force is its Monday's."""
+PREVIOUS = dg.TimeWindowPartitionMapping(start_offset=-1, end_offset=0, **_OPEN)
+"""A month reads the days of the month before, and its own while that one is too thin."""
+BEFORE = dg.TimeWindowPartitionMapping(start_offset=-1, end_offset=-1, **_OPEN)
+"""A month reads the month before it."""
+
+
+def later_days(days: int) -> dg.TimeWindowPartitionMapping:
+    """A day reads itself and the given number of days after it."""
+    return dg.TimeWindowPartitionMapping(start_offset=0, end_offset=days, **_OPEN)
+
+
+@dataclass(frozen=True)
+class Partitions:
+    """The partitions definitions of one home. The running day, week and month exist unless traffic is closed."""
+
+    daily: dg.DailyPartitionsDefinition
+    weekly: dg.WeeklyPartitionsDefinition
+    monthly: dg.MonthlyPartitionsDefinition
+    effective_on: dg.DynamicPartitionsDefinition
+
+
+def partitions_of(calendar: TrafficCalendar) -> Partitions:
+    """The partitions for a traffic calendar.
+
+    ``end_date`` of a Dagster definition is exclusive and cuts a window that it falls into, so a closed calendar's
+    last week and month get their own natural ends.
+    """
+    last = calendar.end
+    offset = 0 if last else 1
+    day_end = (last + timedelta(days=1)).strftime(DAY_FORMAT) if last else None
+    week_end = (monday_of(last) + timedelta(weeks=1)).strftime(DAY_FORMAT) if last else None
+    month_end = next_month(first_of_month(last)).strftime(DAY_FORMAT) if last else None
+    return Partitions(
+        daily=dg.DailyPartitionsDefinition(calendar.start.strftime(DAY_FORMAT), end_date=day_end, end_offset=offset),
+        weekly=dg.WeeklyPartitionsDefinition(
+            monday_of(calendar.start).strftime(DAY_FORMAT), day_offset=1, end_date=week_end, end_offset=offset
+        ),
+        monthly=dg.MonthlyPartitionsDefinition(
+            first_of_month(calendar.start).strftime(DAY_FORMAT), end_date=month_end, end_offset=offset
+        ),
+        effective_on=dg.DynamicPartitionsDefinition(name="golden_effective_on"),
+    )

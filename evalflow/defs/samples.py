@@ -1,0 +1,87 @@
+"""Station samples: each day's traffic to a sample with one true inclusion probability per trace, text scrubbed."""
+
+from collections.abc import Iterable
+from datetime import date
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from evalflow.adapters.home import Home
+from evalflow.adapters.scrubber import Scrubber
+from evalflow.adapters.tables import RAW_TRACES, STRATIFIED_SAMPLES, TRACE_SIGNALS
+from evalflow.core.sampling import SamplingPlan, draw
+from evalflow.core.text import text_hash
+from evalflow.defs.partitions import Partitions
+from evalflow.defs.resources import HomeResource
+from evalflow.defs.station import FRESH_DAILY, OWNERS, SINGLE_RUN, Station, dates, parents, report
+from evalflow.settings import Settings
+
+
+def _inputs(home: Home, day: date) -> Iterable[Any]:
+    yield home.settings.sampling.model_dump()
+    yield home.settings.privacy.model_dump()
+    yield from parents(home, RAW_TRACES, [day])
+    yield from parents(home, TRACE_SIGNALS, [day])
+
+
+SAMPLES = Station("stratified_samples", STRATIFIED_SAMPLES, "day", "1", _inputs)
+
+
+def plan_of(settings: Settings) -> SamplingPlan:
+    chosen = settings.sampling.model_dump()
+    return SamplingPlan(**{**chosen, "strata_columns": tuple(chosen["strata_columns"])})
+
+
+def sample_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
+    @dg.asset(
+        group_name="samples",
+        owners=OWNERS,
+        kinds={"polars", "parquet"},
+        code_version=SAMPLES.version,
+        partitions_def=partitions.daily,
+        backfill_policy=SINGLE_RUN(),
+        freshness_policy=FRESH_DAILY,
+        deps=["raw_traces", "trace_signals"],
+        description="A sampled trace with its inclusion probability, the rules that chose it, and its text scrubbed. "
+        "The only text downstream of the raw zone.",
+    )
+    def stratified_samples(context: dg.AssetExecutionContext, home: HomeResource) -> None:
+        workspace = home.open()
+        lake, plan = workspace.lake, plan_of(workspace.settings)
+        scrubber = Scrubber(workspace.settings.privacy)
+        for day in dates(context):
+            lake.require(RAW_TRACES, [day])
+            lake.require(TRACE_SIGNALS, [day])
+            signals = lake.read(TRACE_SIGNALS, [day], ["trace_id", "is_negative", "negative_signals"])
+            traces = lake.read(RAW_TRACES, [day]).join(signals, on="trace_id", how="left", maintain_order="left")
+            sample = scrubbed(draw(traces, plan), scrubber)
+            lake.write(STRATIFIED_SAMPLES, day, sample, made_from=SAMPLES.made_from(workspace, day))
+            report(context, day, {"dagster/partition_row_count": len(sample), **_metadata(sample, len(traces))})
+
+    return [stratified_samples]
+
+
+def scrubbed(sample: pl.DataFrame, scrubber: Scrubber) -> pl.DataFrame:
+    """The sample with ``text`` and ``output`` scrubbed, the text's hash and how many placeholders were put in."""
+    inputs = [scrubber.scrub(text) for text in sample["input"]]
+    outputs = [scrubber.scrub(text) for text in sample["output"]]
+    return sample.with_columns(
+        pl.Series("text", [item.text for item in inputs], pl.String),
+        pl.Series("text_hash", [text_hash(item.text) for item in inputs], pl.String),
+        pl.Series("output", [item.text for item in outputs], pl.String),
+        pl.Series("n_scrubbed", [a.n_replaced + b.n_replaced for a, b in zip(inputs, outputs, strict=True)], pl.Int64),
+    )
+
+
+def _metadata(sample: pl.DataFrame, n_traces: int) -> dict[str, Any]:
+    by_rule = sample["rules"].explode().drop_nulls().value_counts(sort=True) if len(sample) else None
+    rows = [f"| {row['rules']} | {row['count']} |" for row in by_rule.iter_rows(named=True)] if by_rule is not None else []
+    weight = 1 / sample["inclusion_probability"]
+    return {
+        "traces of the day": n_traces,
+        "smallest inclusion probability": float(sample["inclusion_probability"].min()) if len(sample) else None,  # type: ignore[arg-type]  # a column of floats
+        "Kish effective size": float(weight.sum() ** 2 / (weight**2).sum()) if len(sample) else None,
+        "placeholders put in": int(sample["n_scrubbed"].sum()),
+        "chosen by rule": dg.MetadataValue.md("\n".join(["| rule | traces |", "|---|---|", *rows])),
+    }

@@ -1,0 +1,153 @@
+"""Walks the stations from a shell: what is missing or changed is materialized by Dagster runs in this process.
+
+Computes nothing itself. The runs go to the home's own Dagster instance, so the UI shows them like any other.
+"""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+import dagster as dg
+import psutil
+
+from evalflow.adapters.home import Home
+from evalflow.definitions import STATIONS, definitions_of
+from evalflow.defs.automation import range_tags
+from evalflow.defs.station import Station
+from evalflow.errors import EvalflowError
+
+
+PROCESS_TAG = "evalflow/process"
+
+
+class RunFailedError(EvalflowError):
+    """A Dagster run did not succeed; the message holds the step's own error."""
+
+
+@dataclass
+class Walked:
+    """What a walk did: the landing's report, and per station how many partitions were computed."""
+
+    landing: dict[str, Any] = field(default_factory=dict)
+    computed: dict[str, int] = field(default_factory=dict)
+    failed_checks: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def instance_of(home: Home) -> Iterator[dg.DagsterInstance]:
+    """The Dagster instance that lives in the home, the same that the UI opens.
+
+    Runs of a command that was killed are marked as failed, so that none stays "started" for ever.
+    """
+    with dg.DagsterInstance.from_config(str(home.path)) as instance:
+        _end_orphaned_runs(instance)
+        yield instance
+
+
+def _this_process() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time()}"
+
+
+def _end_orphaned_runs(instance: dg.DagsterInstance) -> None:
+    in_progress = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+    for run in instance.get_runs(filters=dg.RunsFilter(statuses=in_progress)):
+        owner = run.tags.get(PROCESS_TAG)
+        if owner is not None and not _is_alive(owner):
+            instance.report_run_failed(run, "The command that ran this was killed; `evalflow run` picks up where it stopped.")
+
+
+def _is_alive(owner: str) -> bool:
+    host, pid, created = owner.rsplit(":", 2)
+    if host != socket.gethostname():
+        return True  # another machine's run is not ours to judge
+    try:
+        return bool(psutil.Process(int(pid)).create_time() == float(created))
+    except psutil.NoSuchProcess:
+        return False
+
+
+def land_files(home: Home, instance: dg.DagsterInstance, paths: list[str]) -> dict[str, Any]:
+    """Run ``trace_files`` over ``paths`` (or the settings' sources when empty) and return its report."""
+    config = {"ops": {"trace_files": {"config": {"paths": paths}}}}
+    result = _execute(home, instance, "trace_files", {}, run_config=config)
+    event = next(event for event in result.get_asset_materialization_events() if event.asset_key == dg.AssetKey("trace_files"))
+    metadata = event.materialization.metadata
+    report = metadata["report"].value
+    return {
+        "traces": metadata["traces"].value,
+        "feedback": metadata["feedback"].value,
+        "quarantined": metadata["quarantined"].value,
+        **(report if isinstance(report, dict) else {}),
+    }
+
+
+def walk(
+    home: Home,
+    instance: dg.DagsterInstance,
+    since: date,
+    until: date,
+    stations: tuple[Station, ...] = STATIONS,
+    on_range: Callable[[str, date, date, int, int], None] = lambda name, first, last, done, total: None,
+) -> Walked:
+    """Materialize every missing or changed partition from ``since`` to ``until``, station by station.
+
+    ``on_range(name, first, last, done, total)`` is called before each range of partitions and once at a station's end.
+    """
+    walked = Walked()
+    for station in stations:
+        keys = station.keys(home.calendar)
+        ranges = station.stale_ranges(home, since, until)
+        total = sum(_span(keys, first, last) for first, last in ranges)
+        done = 0
+        for first, last in ranges:
+            on_range(station.name, first, last, done, total)
+            result = _execute(home, instance, station.name, range_tags(first, last))
+            walked.failed_checks += [
+                f"{check.asset_key.to_user_string()}.{check.check_name}: {check.description}"
+                for check in result.get_asset_check_evaluations()
+                if not check.passed
+            ]
+            done += _span(keys, first, last)
+        on_range(station.name, since, until, done, total)
+        walked.computed[station.name] = done
+    return walked
+
+
+def _span(keys: list[date], first: date, last: date) -> int:
+    return keys.index(last) - keys.index(first) + 1
+
+
+def _execute(
+    home: Home, instance: dg.DagsterInstance, asset: str, tags: dict[str, str], run_config: dict[str, Any] | None = None
+) -> dg.ExecuteInProcessResult:
+    job = definitions_of(home).get_implicit_global_asset_job_def()
+    result = job.execute_in_process(
+        instance=instance,
+        asset_selection=[dg.AssetKey(asset)],
+        tags={PROCESS_TAG: _this_process(), **tags},
+        run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}, **(run_config or {})},
+        raise_on_error=False,
+    )
+    if not result.success:
+        raise RunFailedError(_failure_of(result, asset))
+    return result
+
+
+def _failure_of(result: dg.ExecuteInProcessResult, asset: str) -> str:
+    """The step's own sentence when it is one of ours, else what Dagster recorded."""
+    for event in result.all_events:
+        if event.is_step_failure and event.step_failure_data.error:
+            error = event.step_failure_data.error
+            while error.cause:
+                error = error.cause
+            message = error.message.strip()
+            kind, _, sentence = message.partition(": ")
+            return sentence if kind.endswith("Error") and sentence else message
+    checks = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    if checks:
+        return f"A blocking check failed: {checks[0].asset_key.to_user_string()}.{checks[0].check_name}: {checks[0].description}"
+    return f"The Dagster run {result.run_id} of {asset} failed; look at it in `evalflow ui`."
