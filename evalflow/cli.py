@@ -191,6 +191,7 @@ def run(
 ) -> None:
     """Land new files of the configured sources, then materialize every partition that is missing or changed."""
     from evalflow.definitions import STATIONS
+    from evalflow.defs.coverage import measure_week
     from evalflow.runner import instance_of, land_files, run_marts, walk
 
     workspace = open_home(home).prepare()
@@ -205,14 +206,19 @@ def run(
             on_range("marts", first, last, 0, 1)
             run_marts(workspace, instance)
             on_range("marts", first, last, 1, 1)
-    document = {"landing": landing, "computed": walked.computed, "warnings": walked.failed_checks}
+    try:
+        measured = measure_week(workspace, monday_of(last))
+    except CannotTellError as reason:
+        measured, why_not = None, str(reason)
     if as_json:
-        _print_json(document)
+        newest = measured.document() if measured else {"jsd": None, "reason": why_not}
+        _print_json({"landing": landing, "computed": walked.computed, "warnings": walked.failed_checks, "coverage": newest})
     else:
         total = sum(walked.computed.values())
         out.print(f"{total} partitions computed." if total else "Everything is up to date.")
         for warning in walked.failed_checks:
             out.print(f"[yellow]warning:[/yellow] {escape(warning)}", soft_wrap=True)
+        out.print(_headline(measured) if measured else escape(why_not), soft_wrap=True)
     if landing.get("quarantined"):
         raise typer.Exit(ExitCode.BAD_INPUT)
 
@@ -285,15 +291,15 @@ def status(home: HomeOption = None, as_json: AsJson = False) -> None:
 
 @app.command(epilog="Example: evalflow sql \"select day, count(*) from raw_traces group by day\"")
 def sql(
-    query: Annotated[str, typer.Argument(help="A DuckDB query over the lake's tables.")],
+    query: Annotated[str, typer.Argument(help="A DuckDB query over the lake's tables and the marts.")],
     home: HomeOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask the lake in SQL; every table is a view."""
+    """Ask the lake in SQL; every table and every mart is a view."""
     import duckdb
 
     workspace = open_home(home).prepare()
-    with duckdb.connect(":memory:") as connection, workspace.lake.attach(connection):
+    with duckdb.connect(":memory:") as connection, workspace.attach(connection):
         try:
             relation = connection.sql(query)
             columns, rows = (relation.columns, relation.fetchall()) if relation is not None else ([], [])
@@ -316,7 +322,12 @@ def ui(
 ) -> None:
     """Open the Dagster UI on this home; it shows the same runs as the command line. Ctrl-C ends it."""
     workspace = open_home(home).prepare()
-    environment = {**os.environ, "DAGSTER_HOME": str(workspace.path), "EVALFLOW_HOME": str(workspace.path)}
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": str(workspace.path),
+        "EVALFLOW_HOME": str(workspace.path),
+        "PYTHONWARNINGS": "ignore:Function",  # Dagster's advice to type `dg dev` instead of this very command
+    }
     err.print(f"The UI of {escape(str(workspace.path))} comes up at http://{host}:{port} (assets: /assets). Ctrl-C ends it.")
     dagster = str(Path(sys.executable).with_name("dagster"))
     arguments = ["dagster", "dev", "-m", "evalflow.definitions", "-h", host, "-p", str(port)]
@@ -392,12 +403,15 @@ def demo(
 
 @contextmanager
 def _progress(as_json: bool) -> Iterator[Callable[[str, date, date, int, int], None]]:
-    """Bars on stderr, one per station; nothing when stderr is no terminal or JSON is asked for."""
+    """Bars on stderr, one per station; plain lines where stderr is no terminal or JSON is asked for."""
     columns = (SpinnerColumn(), TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, disable=as_json or not err.is_terminal) as progress:
+    is_plain = as_json or not err.is_terminal
+    with Progress(*columns, console=err, disable=is_plain) as progress:
         tasks: dict[str, Any] = {}
 
         def on_range(name: str, first: date, last: date, done: int, total: int) -> None:
+            if is_plain and done < total:
+                err.print(f"{name}: {total - done} to do", highlight=False)
             if name not in tasks:
                 tasks[name] = progress.add_task(name, total=total)
             progress.update(tasks[name], completed=done, total=total)
@@ -433,11 +447,16 @@ def _print_bad_lines(lines: list[str], total: int | None = None) -> None:
         err.print(f"  {escape(line)}", soft_wrap=True)
 
 
+def _headline(measured: Any) -> str:
+    coverage = measured.coverage
+    figure = "no suite yet" if coverage.jsd is None else f"JSD {coverage.jsd:.3f} ({coverage.band})"
+    marks = [mark for mark, holds in (("provisional", measured.is_provisional), ("in sample", measured.taxonomy.is_in_sample)) if holds]
+    return f"[bold]{figure}[/bold]  week of {measured.week}" + (f"  ({', '.join(marks)})" if marks else "")
+
+
 def _print_coverage(measured: Any) -> None:
     coverage, window = measured.coverage, measured.window
-    headline = "no suite yet" if coverage.jsd is None else f"JSD {coverage.jsd:.3f} ({coverage.band})"
-    marks = [mark for mark, holds in (("provisional", measured.is_provisional), ("in sample", measured.taxonomy.is_in_sample)) if holds]
-    out.print(f"[bold]{headline}[/bold]  week of {measured.week}" + (f"  [{', '.join(marks)}]".replace("[", "\\[") if marks else ""))
+    out.print(_headline(measured))
     out.print(
         f"{coverage.n_sampled:,} sampled traces from {window[0]} to {window[-1]} ({len(window)} days, {coverage.weighting}), "
         f"{coverage.n_golden} golden cases as of {measured.golden_as_of}, {len(measured.taxonomy.bins)} bins of taxonomy "

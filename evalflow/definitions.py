@@ -24,6 +24,7 @@ from evalflow.defs.coverage import METRICS, coverage_assets
 from evalflow.defs.embeddings import VECTORS, embedding_assets
 from evalflow.defs.executors import executor_of
 from evalflow.defs.golden import golden_specs
+from evalflow.defs.marts import MARTS_JOB, marts_assets
 from evalflow.defs.partitions import partitions_of
 from evalflow.defs.resources import resources_of
 from evalflow.defs.samples import SAMPLES, sample_assets
@@ -33,10 +34,15 @@ STATIONS = (RAW, LATER, SIGNALS, SAMPLES, VECTORS, TAXONOMY, ASSIGNMENTS, METRIC
 """The partitioned stations in flow order, as `evalflow run` walks them."""
 
 
-def definitions_of(home: Home) -> dg.Definitions:
-    """Everything that Dagster needs to know about one home."""
+def definitions_of(home: Home, *, with_marts: bool = True) -> dg.Definitions:
+    """Everything that Dagster needs to know about one home.
+
+    ``with_marts=False`` leaves dbt out, which takes seconds to import and once per home to parse.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", category=dg.BetaWarning)  # backfill policies: beta for years, and relied on here
+        # Backfill policies and partitioned checks are marked as beta and preview; tests pin what they do here.
+        warnings.simplefilter("ignore", category=dg.BetaWarning)
+        warnings.simplefilter("ignore", category=dg.PreviewWarning)
         partitions = partitions_of(home.calendar)
         return dg.Definitions(
             assets=[
@@ -46,9 +52,10 @@ def definitions_of(home: Home) -> dg.Definitions:
                 *cluster_assets(partitions),
                 *golden_specs(partitions),
                 *coverage_assets(partitions),
+                *(marts_assets(home) if with_marts else []),
             ],
             asset_checks=station_checks(partitions.daily, partitions.weekly, partitions.monthly),
-            jobs=JOBS,
+            jobs=[*JOBS, *([MARTS_JOB] if with_marts else [])],
             schedules=schedules(home),
             sensors=sensors(home),
             resources=resources_of(home),

@@ -3,10 +3,11 @@
 Computes nothing itself. The runs go to the home's own Dagster instance, so the UI shows them like any other.
 """
 
+import io
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -17,15 +18,21 @@ import psutil
 from evalflow.adapters.home import Home
 from evalflow.definitions import STATIONS, definitions_of
 from evalflow.defs.automation import range_tags
+from evalflow.defs.marts import MARTS_JOB
 from evalflow.defs.station import Station
-from evalflow.errors import EvalflowError
+from evalflow.errors import EvalflowError, ExitCode
 
 
 PROCESS_TAG = "evalflow/process"
+_QUIET: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 class RunFailedError(EvalflowError):
-    """A Dagster run did not succeed; the message holds the step's own error."""
+    """A Dagster run did not succeed; the message and the exit code are those of the step's own error."""
+
+    def __init__(self, message: str, exit_code: ExitCode = ExitCode.FAIL) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 @dataclass
@@ -117,6 +124,21 @@ def walk(
     return walked
 
 
+def run_marts(home: Home, instance: dg.DagsterInstance) -> None:
+    """Build and test the marts from what the lake holds now.
+
+    Raises:
+        RunFailedError: a model cannot be built or a dbt test fails; the message says which.
+    """
+    job = definitions_of(home).resolve_job_def(MARTS_JOB.name)
+    with redirect_stdout(io.StringIO()):  # dagster-dbt repeats dbt's log there; it is kept in the home's cache as well
+        result = job.execute_in_process(
+            instance=instance, tags={PROCESS_TAG: _this_process()}, run_config=_QUIET, raise_on_error=False
+        )
+    if not result.success:
+        raise _failure_of(result, "the marts")
+
+
 def _span(keys: list[date], first: date, last: date) -> int:
     return keys.index(last) - keys.index(first) + 1
 
@@ -124,30 +146,32 @@ def _span(keys: list[date], first: date, last: date) -> int:
 def _execute(
     home: Home, instance: dg.DagsterInstance, asset: str, tags: dict[str, str], run_config: dict[str, Any] | None = None
 ) -> dg.ExecuteInProcessResult:
-    job = definitions_of(home).get_implicit_global_asset_job_def()
+    job = definitions_of(home, with_marts=False).get_implicit_global_asset_job_def()
     result = job.execute_in_process(
         instance=instance,
         asset_selection=[dg.AssetKey(asset)],
         tags={PROCESS_TAG: _this_process(), **tags},
-        run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}, **(run_config or {})},
+        run_config={**_QUIET, **(run_config or {})},
         raise_on_error=False,
     )
     if not result.success:
-        raise RunFailedError(_failure_of(result, asset))
+        raise _failure_of(result, asset)
     return result
 
 
-def _failure_of(result: dg.ExecuteInProcessResult, asset: str) -> str:
+def _failure_of(result: dg.ExecuteInProcessResult, asset: str) -> RunFailedError:
     """The step's own sentence when it is one of ours, else what Dagster recorded."""
+    ours = {kind.__name__: kind for kind in EvalflowError.__subclasses__()}
     for event in result.all_events:
         if event.is_step_failure and event.step_failure_data.error:
             error = event.step_failure_data.error
             while error.cause:
                 error = error.cause
-            message = error.message.strip()
-            kind, _, sentence = message.partition(": ")
-            return sentence if kind.endswith("Error") and sentence else message
+            message = error.message.strip().removeprefix("evalflow.errors.").partition(": ")[2] or error.message.strip()
+            kind = ours.get(error.cls_name or "")
+            return RunFailedError(message, kind.exit_code if kind else ExitCode.FAIL)
     checks = [check for check in result.get_asset_check_evaluations() if not check.passed]
     if checks:
-        return f"A blocking check failed: {checks[0].asset_key.to_user_string()}.{checks[0].check_name}: {checks[0].description}"
-    return f"The Dagster run {result.run_id} of {asset} failed; look at it in `evalflow ui`."
+        name = f"{checks[0].asset_key.to_user_string()}.{checks[0].check_name}"
+        return RunFailedError(f"The blocking check {name} failed: {checks[0].description}")
+    return RunFailedError(f"The Dagster run {result.run_id} of {asset} failed; look at it in `evalflow ui`.")

@@ -17,6 +17,7 @@ from pydantic_settings import (
     EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -219,6 +220,11 @@ def load_settings(home: Path) -> Settings:
     try:
         # Merged here rather than as a pydantic source, because the file's path is known only per home.
         return Settings(**_deep_merge(_from_file(home), EnvSettingsSource(Settings)()))
+    except SettingsError as error:
+        raise UsageError(
+            f"An {ENV_PREFIX}* variable cannot be read ({error}); lists and whole sections are written as JSON, "
+            f"for example {ENV_PREFIX}SOURCES__TRACES='[\"traces/\"]'."
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "settings"

@@ -30,6 +30,7 @@ def heatmap_png(values: np.ndarray, rows: Sequence[str], columns: Sequence[str],
     axes = figure.add_subplot()
     drawn = np.ma.masked_invalid(values[:shown])
     image = axes.imshow(drawn, aspect="auto", cmap="viridis", vmin=0, vmax=max(float(np.nanmax(values, initial=0)), 1e-9))
+    axes.xaxis.tick_top()
     axes.set_xticks(range(len(columns)), columns, fontsize=8)
     axes.set_yticks(range(shown), [_cut(name) for name in rows[:shown]], fontsize=7, parse_math=False)
     if n_left_column:

@@ -1,14 +1,17 @@
-"""EVALFLOW_HOME: the one folder that holds lake, ledger, cache, settings and Dagster's storage.
+"""EVALFLOW_HOME: the one folder that holds lake, ledger, marts, cache, settings and Dagster's storage.
 
 Belongs here: where things lie and what "now" is. Keep out: what is done with them.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from functools import cached_property
 from pathlib import Path
 
+import duckdb
 import tomlkit
 
 from evalflow.adapters.lake import Lake, lake_at
@@ -50,6 +53,14 @@ class Home:
         return self.path / "cache"
 
     @property
+    def marts(self) -> Path:
+        return self.path / "marts"
+
+    def has_marts(self) -> bool:
+        """Whether dbt has built the marts at least once."""
+        return (self.marts / "fct_coverage_weekly.parquet").exists()
+
+    @property
     def calendar(self) -> TrafficCalendar:
         end = self.settings.traffic_end
         today = datetime.now(UTC).date()
@@ -73,6 +84,15 @@ class Home:
                 f"The home {self.path} cannot be written ({error}); set {HOME_VARIABLE} to a folder that can."
             ) from error
         return self
+
+    @contextmanager
+    def attach(self, connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open one view per table of the lake and per mart that is built, on an in-memory DuckDB connection."""
+        with self.lake.attach(connection):
+            for file in sorted([*self.marts.glob("fct_*.parquet"), *self.marts.glob("dim_*.parquet")]):
+                path = str(file).replace("'", "''")
+                connection.execute(f"create or replace view {file.stem} as select * from read_parquet('{path}')")
+            yield connection
 
     def move_traffic_start(self, first_day: date) -> bool:
         """Write or move back ``traffic_start`` so that ``first_day`` has a partition; True when it changed."""

@@ -5,12 +5,13 @@ file's own metadata, so file and fingerprint can never disagree.
 Keep out: what the tables mean (``tables.py``) and any statistics.
 """
 
+import glob
 import io
 import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 
@@ -75,8 +76,9 @@ class Lake:
         if not self.is_local:
             return
         for path in Path(self.root, ".tmp").glob("*"):
-            if time.time() - path.stat().st_mtime > STALE_TEMPORARY_S:
-                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another process has put its file in place meanwhile
+                if time.time() - path.stat().st_mtime > STALE_TEMPORARY_S:
+                    path.unlink()
 
     # -- reading -------------------------------------------------------------------------------------------
 
@@ -126,7 +128,7 @@ class Lake:
 
     def keys(self, table: Table) -> list[str]:
         """The partition keys that exist, sorted, without the zero-row one."""
-        pattern = f"{self.root}/{table.name}/{table.unit}=*"
+        pattern = f"{glob.escape(self.root)}/{table.name}/{table.unit}=*"
         found = (str(path).rsplit("=", 1)[1] for path in self.fs.glob(pattern))
         return sorted(key for key in found if key != BORN[table.unit])
 
@@ -135,7 +137,7 @@ class Lake:
 
     def glob(self, table: Table) -> str:
         """A pattern for DuckDB that matches every file of the table."""
-        return f"{self.url}/{table.name}/*/*.parquet"
+        return f"{glob.escape(self.url)}/{table.name}/*/*.parquet"
 
     @contextmanager
     def attach(self, connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:

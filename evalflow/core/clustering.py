@@ -5,7 +5,6 @@ sample, in the embedding space; a text farther from the fit sample than its own 
 ``novel``. Source: docs/methods.md, "Clusters" (McInnes et al. 2018; Campello et al. 2013).
 """
 
-import os
 import warnings
 from dataclasses import dataclass
 from typing import Literal
@@ -77,8 +76,12 @@ def fit_taxonomy(vectors: np.ndarray, plan: FitPlan, held_share: float | None = 
 
     Returns:
         The labels; every text in one cluster when there are too few to tell any apart.
+
+    Raises:
+        ValueError: a vector holds NaN.
     """
     n = len(vectors)
+    _refuse_nan(vectors)
     novel_above = leave_one_out_distance(vectors, plan.novelty_quantile)
     if n < 3 * plan.min_cluster_texts or _all_alike(vectors):
         return Fit(np.zeros(n, dtype=int), plan.min_cluster_share, novel_above, float("nan"))
@@ -122,16 +125,16 @@ def assign(
         return Assignment(np.empty(0, dtype=int), np.empty(0), np.empty(0, dtype=bool))
     if vectors.shape[1] != fit_vectors.shape[1]:
         raise ValueError(f"vectors of {vectors.shape[1]} dimensions cannot be placed among {fit_vectors.shape[1]}")
-    if np.isnan(vectors).any():
-        raise ValueError(f"{int(np.isnan(vectors).any(axis=1).sum())} vectors hold NaN; embed their texts again")
+    _refuse_nan(vectors)
     is_clustered = fit_labels != NOISE
-    voters, votes_for = fit_vectors[is_clustered], fit_labels[is_clustered]
-    k = min(vote_neighbors, len(voters))
+    votes_for = fit_labels[is_clustered]
+    k = min(vote_neighbors, len(votes_for))
     cluster, distance = np.empty(len(vectors), dtype=int), np.empty(len(vectors))
     for start in range(0, len(vectors), CHUNK):
         chunk = slice(start, start + CHUNK)
-        distance[chunk] = 1 - (vectors[chunk] @ fit_vectors.T).max(axis=1)
-        cluster[chunk] = _vote(vectors[chunk] @ voters.T, votes_for, k)
+        similarity = _similarity(vectors[chunk], fit_vectors)
+        distance[chunk] = 1 - similarity.max(axis=1)
+        cluster[chunk] = _vote(similarity[:, is_clustered], votes_for, k)
     distance = np.maximum(distance, 0.0)
     return Assignment(cluster, distance, distance > novel_above)
 
@@ -147,6 +150,18 @@ def leave_one_out_distance(vectors: np.ndarray, quantile: float) -> float:
         similar[rows, start + rows] = -np.inf
         nearest[start : start + CHUNK] = 1 - similar.max(axis=1)
     return float(np.quantile(np.maximum(nearest, 0.0), quantile))
+
+
+def _similarity(rows: np.ndarray, fit_vectors: np.ndarray) -> np.ndarray:
+    """Cosines of up to CHUNK rows; the product has a fixed shape, so a text's last bits never depend on its neighbours."""
+    padded = np.zeros((CHUNK, rows.shape[1]), dtype=rows.dtype)
+    padded[: len(rows)] = rows
+    return (padded @ fit_vectors.T)[: len(rows)]
+
+
+def _refuse_nan(vectors: np.ndarray) -> None:
+    if np.isnan(vectors).any():
+        raise ValueError(f"{int(np.isnan(vectors).any(axis=1).sum())} vectors hold NaN; embed their texts again")
 
 
 def _vote(similarity: np.ndarray, votes_for: np.ndarray, k: int) -> np.ndarray:
@@ -165,7 +180,6 @@ def _direction(labels: np.ndarray, plan: FitPlan) -> int:
 
 
 def _umap(vectors: np.ndarray, plan: FitPlan) -> np.ndarray:
-    os.environ.setdefault("NUMBA_NUM_THREADS", str(os.cpu_count() or 1))
     import umap
 
     n = len(vectors)

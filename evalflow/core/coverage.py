@@ -74,13 +74,12 @@ def jsd_terms(p: np.ndarray, q: np.ndarray) -> np.ndarray:
         p, q: masses of shape (k,), not negative, each with a positive sum; they are normalised here.
 
     Raises:
-        ValueError: a mass is negative, NaN, or a side sums to zero.
+        ValueError: a mass is negative, infinite or NaN, or a side sums to zero.
     """
     p, q = _normalised(p, "p"), _normalised(q, "q")
-    m = (p + q) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        of_p = np.where(p > 0, p * np.log2(p / m), 0.0)
-        of_q = np.where(q > 0, q * np.log2(q / m), 0.0)
+        of_p = np.where(p > 0, p * np.log2(2 * p / (p + q)), 0.0)
+        of_q = np.where(q > 0, q * np.log2(2 * q / (p + q)), 0.0)
     return np.maximum((of_p + of_q) / 2, 0.0)
 
 
@@ -184,8 +183,8 @@ def _alarms(value: float | None, limit: float, bins: Sequence[BinCoverage]) -> t
 
 def _normalised(mass: np.ndarray, name: str) -> np.ndarray:
     mass = np.asarray(mass, dtype=float)
-    if np.isnan(mass).any() or (mass < 0).any():
-        raise ValueError(f"{name} holds a negative mass or NaN")
+    if not np.isfinite(mass).all() or (mass < 0).any():
+        raise ValueError(f"{name} holds a negative or infinite mass or NaN")
     total = mass.sum()
     if total <= 0:
         raise ValueError(f"{name} has no mass")

@@ -87,7 +87,7 @@ def cluster_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
         code_version=TAXONOMY.version,
         partitions_def=partitions.monthly,
         backfill_policy=SINGLE_RUN(),
-        freshness_policy=FRESH_MONTHLY,
+        freshness_policy=partitions.fresh(FRESH_MONTHLY),
         deps=[
             dg.AssetDep("stratified_samples", partition_mapping=PREVIOUS),
             dg.AssetDep("embeddings", partition_mapping=PREVIOUS),
@@ -119,7 +119,7 @@ def cluster_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
         code_version=ASSIGNMENTS.version,
         partitions_def=partitions.weekly,
         backfill_policy=SINGLE_RUN(),
-        freshness_policy=FRESH_WEEKLY,
+        freshness_policy=partitions.fresh(FRESH_WEEKLY),
         deps=[
             dg.AssetDep("stratified_samples", partition_mapping=WEEKS),
             dg.AssetDep("embeddings", partition_mapping=WEEKS),

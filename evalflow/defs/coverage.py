@@ -86,7 +86,7 @@ def coverage_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
         code_version=METRICS.version,
         partitions_def=partitions.weekly,
         backfill_policy=SINGLE_RUN(),
-        freshness_policy=FRESH_WEEKLY,
+        freshness_policy=partitions.fresh(FRESH_WEEKLY),
         deps=["bin_assignments"],
         description="A bin of the week's window: its share of traffic, its golden cases, its part of the Jensen-Shannon "
         "divergence between the two. The headline figures are in the metadata.",
@@ -173,12 +173,12 @@ def _metadata(measured: WeekCoverage) -> dict[str, Any]:
     head = ["| bin | label | production | cases | golden | JSD term | |", "|---|---|---|---|---|---|---|"]
     return {
         "dagster/partition_row_count": len(coverage.bins),
-        "JSD": coverage.jsd,
-        "JSD (traffic weighting)": coverage.jsd_raw_traffic,
+        "JSD": _rounded(coverage.jsd),
+        "JSD (traffic weighting)": _rounded(coverage.jsd_raw_traffic),
         "band": coverage.band,
         "reason": None if coverage.n_golden else "no suite yet: import golden cases with `evalflow golden import`",
-        "uncovered share": coverage.uncovered_share,
-        "novel share": coverage.novel_share,
+        "uncovered share": _rounded(coverage.uncovered_share),
+        "novel share": _rounded(coverage.novel_share),
         "bins": len(measured.taxonomy.bins),
         "sampled traces": coverage.n_sampled,
         "golden cases": coverage.n_golden,
@@ -191,6 +191,11 @@ def _metadata(measured: WeekCoverage) -> dict[str, Any]:
         "heatmap": dg.MetadataValue.md(as_markdown(heatmap_of(measured), f"bins by weeks, week of {measured.week}")),
         "by bin": dg.MetadataValue.md("\n".join([*head, *table])),
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    """For the eye; the table keeps every digit."""
+    return None if value is None else round(value, 4)
 
 
 def heatmap_of(measured: WeekCoverage) -> bytes:

@@ -32,7 +32,7 @@ def embedding_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
         code_version=VECTORS.version,
         partitions_def=partitions.daily,
         backfill_policy=SINGLE_RUN(),
-        freshness_policy=FRESH_DAILY,
+        freshness_policy=partitions.fresh(FRESH_DAILY),
         deps=["stratified_samples"],
         description="A distinct sampled text of the day with its vector and the model it comes from. Texts seen before come "
         "from the cache.",

@@ -41,7 +41,7 @@ def sample_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
         code_version=SAMPLES.version,
         partitions_def=partitions.daily,
         backfill_policy=SINGLE_RUN(),
-        freshness_policy=FRESH_DAILY,
+        freshness_policy=partitions.fresh(FRESH_DAILY),
         deps=["raw_traces", "trace_signals"],
         description="A sampled trace with its inclusion probability, the rules that chose it, and its text scrubbed. "
         "The only text downstream of the raw zone.",

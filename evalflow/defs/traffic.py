@@ -103,7 +103,7 @@ def traffic_assets(partitions: Partitions, feedback_days: int) -> list[dg.Assets
         code_version=RAW.version,
         partitions_def=partitions.daily,
         backfill_policy=SINGLE_RUN(),
-        freshness_policy=FRESH_DAILY,
+        freshness_policy=partitions.fresh(FRESH_DAILY),
         deps=[trace_files],
         description="A trace of the day, newest version only. The same trace landed twice is one row.",
     )

@@ -1,0 +1,262 @@
+"""Plays the demo world through the pipeline and tells what came out, week by week.
+
+Belongs here: preparing a home for the demo, walking the stations over it, the words of the story. Keep out: any
+figure of its own; every number is read from the home as `evalflow coverage` reads it.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from evalflow.adapters.home import Home, open_home, write_setting
+from evalflow.adapters.native import read_lines
+from evalflow.adapters.tables import RAW_TRACES
+from evalflow.core.calendar import sunday_of
+from evalflow.core.records import GoldenCase, parse_golden_case
+from evalflow.demo.corpus import IN_CHECKOUT, is_checkout, load_corpus
+from evalflow.demo.world import FIRST_DAY, LAST_DAY, LAUNCH_DAY, SEED, World, generate, write
+from evalflow.errors import BadInputError, UsageError
+
+OnRange = Callable[[str, date, date, int, int], None]
+GOLDEN_FILE = "golden.jsonl"
+TRUTH_FILE = "truth.jsonl.gz"
+BAR_PER_JSD = 60
+"""Characters of a bar for a JSD of one: a bar of 0.5 still fits on a line of 80."""
+SHOWN_CAUSES = 8
+
+
+@dataclass(frozen=True)
+class Planted:
+    """What the generator put in, which the pipeline never sees: the answer key of the last window."""
+
+    launch_share: float
+    failure_rate_before: float
+    failure_rate_after: float
+
+
+@dataclass(frozen=True)
+class Story:
+    """What the demo showed. ``weeks`` are documents of `evalflow coverage --json`, oldest first."""
+
+    home: Path
+    n_traces: int
+    threshold: float
+    planted: Planted
+    weeks: list[dict[str, Any]]
+    computed: dict[str, int]
+
+    @property
+    def crossed_on(self) -> str | None:
+        """The Sunday on which JSD stood above the threshold for good; None when it does not end above it."""
+        crossed = None
+        for week in self.weeks:
+            is_above = week["jsd"] is not None and week["jsd"] > self.threshold
+            crossed = (crossed or week["as_of"]) if is_above else None
+        return crossed
+
+    def document(self) -> dict[str, Any]:
+        """What `evalflow demo --json` prints. Keys are only ever added."""
+        return {
+            "home": str(self.home),
+            "weeks": [
+                {
+                    "week": week["week"],
+                    "as_of": week["as_of"],
+                    "jsd": week["jsd"],
+                    "band": week["band"],
+                    "novel_share": week["novel_share"],
+                    "uncovered_share": week["uncovered_share"],
+                    "n_bins": week["taxonomy"]["n_bins"],
+                    "taxonomy": week["taxonomy"]["id"],
+                    "provisional": week["provisional"],
+                }
+                for week in self.weeks
+            ],
+            "crossed_on": self.crossed_on,
+            "alarms": [{"week": week["week"], **alarm} for week in self.weeks for alarm in week["alarms"]],
+        }
+
+    def tell(self, console: Console) -> None:
+        """The story in the terminal: what happened, when it crossed the line, what causes it, where to look."""
+        first, last = self.weeks[0], self.weeks[-1]
+        console.print(
+            f"\n[bold]Fernhill[/bold], a shop for plants, has a support assistant: {self.n_traces:,} traces from "
+            f"{_spoken(FIRST_DAY)} to {_spoken(LAST_DAY)}, and a suite of {first['n_golden']} hand-written cases that nobody "
+            f"has touched since February. On {_spoken(LAUNCH_DAY)} the shop opens Fernhill Host.\n"
+        )
+        console.print(_series(self.weeks, self.threshold))
+        console.print(f"[dim]│ marks {self.threshold:g}, where a refresh starts. Each figure is the four weeks up to that Sunday.[/dim]\n")
+        self._tell_turn(console)
+        console.print(f"\nWhat causes it, four weeks to {_spoken(date.fromisoformat(last['as_of']))}:")
+        console.print(_causes(last))
+        console.print(
+            f"[dim]The planted truth: {self.planted.launch_share:.0%} of that window is about Fernhill Host, no case is; the "
+            f"assistant failed {self.planted.failure_rate_before:.0%} of the time before the launch and "
+            f"{self.planted.failure_rate_after:.0%} since, and no score of the suite can show it.[/dim]\n"
+        )
+        home = escape(str(self.home))
+        console.print(f"The demo's home is {home}", soft_wrap=True)
+        console.print("Where to look next:")
+        console.print(f"  evalflow ui --home {home}", soft_wrap=True)
+        console.print("    then open http://127.0.0.1:3000/assets/coverage_metrics: a heatmap and the bins of every week")
+        console.print(f"  evalflow coverage --home {home} --as-of {last['as_of']}", soft_wrap=True)
+        total = sum(self.computed.values())
+        console.print(f"[dim]{f'{total} partitions computed' if total else 'Everything was up to date, nothing was computed'}.[/dim]")
+
+    def _tell_turn(self, console: Console) -> None:
+        last = self.weeks[-1]
+        if self.crossed_on is None:
+            console.print(f"JSD stands at {_figure(last['jsd'])} and has not stayed above {self.threshold:g}.")
+            return
+        crossed = date.fromisoformat(self.crossed_on)
+        before = [week["jsd"] for week in self.weeks if date.fromisoformat(week["as_of"]) < LAUNCH_DAY and week["jsd"] is not None]
+        console.print(
+            f"Before the launch JSD lay between {min(before):.2f} and {max(before):.2f}. It crossed {self.threshold:g} on "
+            f"[bold]{_spoken(crossed)}[/bold], {(crossed - LAUNCH_DAY).days + 1} days after the launch, and stands at "
+            f"[bold]{last['jsd']:.2f}[/bold] ({last['band']})."
+        )
+        if last["taxonomy"]["id"] != self.weeks[-2]["taxonomy"]["id"]:
+            console.print(
+                "At first the new questions are `novel`: unlike anything in the frozen taxonomy. The taxonomy of the last "
+                f"week was fitted on {last['taxonomy']['fitted_on']}, so there they have bins of their own, and no case in them."
+            )
+
+
+def play(home: Path | None, on_range: OnRange) -> Story:
+    """Make the world, run the whole pipeline on it in a home of its own, and read the figures back.
+
+    Safe to repeat: what is there is left as it is, and a second play computes nothing.
+
+    Raises:
+        UsageError: the home holds traffic that is not the demo's.
+    """
+    from evalflow.definitions import STATIONS
+    from evalflow.runner import instance_of, land_files, run_marts, walk
+
+    workspace = _prepared(home)
+    on_range("world", FIRST_DAY, LAST_DAY, 0, 1)
+    world = generate(SEED, load_corpus())
+    files = write(world, _source(workspace.path))
+    on_range("world", FIRST_DAY, LAST_DAY, 1, 1)
+    with instance_of(workspace) as instance:
+        on_range("trace_files", FIRST_DAY, LAST_DAY, 0, 1)
+        land_files(workspace, instance, [str(path) for path in files if path.name not in (GOLDEN_FILE, TRUTH_FILE)])
+        on_range("trace_files", FIRST_DAY, LAST_DAY, 1, 1)
+        _import_suite(workspace, instance, _source(workspace.path) / GOLDEN_FILE)
+        walked = walk(workspace, instance, FIRST_DAY, LAST_DAY, STATIONS, on_range)
+        if any(walked.computed.values()) or not workspace.has_marts():
+            on_range("marts", FIRST_DAY, LAST_DAY, 0, 1)
+            run_marts(workspace, instance)
+            on_range("marts", FIRST_DAY, LAST_DAY, 1, 1)
+    return _read_back(workspace, world, walked.computed)
+
+
+def default_home() -> Path:
+    """Beside the corpus in a checkout, else a folder where the command was given."""
+    return IN_CHECKOUT / "home" if is_checkout() else Path("evalflow-demo")
+
+
+def _source(home: Path) -> Path:
+    return home / "source"
+
+
+def _prepared(path: Path | None) -> Home:
+    """A home whose traffic is closed: its figures are the same on any day."""
+    workspace = open_home(path or default_home())
+    is_ours = (_source(workspace.path) / TRUTH_FILE).exists()
+    if not is_ours and (workspace.lake.keys(RAW_TRACES) or workspace.ledger.entries()):
+        raise UsageError(f"{workspace.path} holds traffic or cases of its own; give the demo an empty folder with --home.")
+    settings = workspace.settings
+    if (settings.traffic_start, settings.traffic_end) != (FIRST_DAY, LAST_DAY):
+        write_setting(workspace.path, "traffic_start", FIRST_DAY)
+        write_setting(workspace.path, "traffic_end", LAST_DAY)
+    return workspace.reloaded().prepare()
+
+
+def _import_suite(workspace: Home, instance: Any, path: Path) -> None:
+    from evalflow.defs.golden import report_recorded
+    from evalflow.defs.partitions import partitions_of
+
+    parse = functools.partial(parse_golden_case, max_text_bytes=workspace.settings.ingest.max_text_bytes)
+    cases = [parse(line.row) for line in read_lines(str(path))]
+    usable = [case for case in cases if isinstance(case, GoldenCase)]
+    if len(usable) < len(cases):
+        raise BadInputError(f"{path} holds {len(cases) - len(usable)} unusable cases; delete the file and play again.")
+    recorded = workspace.ledger.import_cases(usable, str(path), workspace.now())
+    report_recorded(instance, partitions_of(workspace.calendar), recorded.added)
+
+
+def _read_back(workspace: Home, world: World, computed: dict[str, int]) -> Story:
+    from evalflow.defs.coverage import measure_week
+
+    weeks = [measure_week(workspace, week).document() for week in workspace.calendar.weeks()]
+    return Story(
+        home=workspace.path,
+        n_traces=len(world.traces),
+        threshold=workspace.settings.coverage.jsd_threshold,
+        planted=_planted(world, weeks[-1]["window"]["from"]),
+        weeks=weeks,
+        computed=computed,
+    )
+
+
+def _planted(world: World, window_from: str) -> Planted:
+    days = [trace["timestamp"][:10] for trace in world.traces]
+    window = [known["is_launch"] for known, day in zip(world.truth, days, strict=True) if day >= window_from]
+    before = [known["is_failure"] for known, day in zip(world.truth, days, strict=True) if day < str(LAUNCH_DAY)]
+    after = [known["is_failure"] for known, day in zip(world.truth, days, strict=True) if day >= str(LAUNCH_DAY)]
+    return Planted(*(sum(flags) / len(flags) for flags in (window, before, after)))
+
+
+def _series(weeks: list[dict[str, Any]], threshold: float) -> Table:
+    table = Table("week to", "JSD", "", "band", "novel", "uncovered", "bins", box=None, pad_edge=False)
+    for week in weeks:
+        is_above = week["jsd"] is not None and week["jsd"] > threshold
+        table.add_row(
+            f"{sunday_of(date.fromisoformat(week['week'])):%d %b}" + ("*" if week["provisional"] else ""),
+            _figure(week["jsd"]),
+            _bar(week["jsd"] or 0.0, threshold, "red" if is_above else "green"),
+            week["band"] or "",
+            f"{week['novel_share']:.0%}",
+            f"{week['uncovered_share']:.0%}",
+            str(week["taxonomy"]["n_bins"]),
+        )
+    return table
+
+
+def _bar(value: float, threshold: float, color: str) -> Text:
+    """A bar as long as the value, with the threshold marked in it or behind it."""
+    length, mark = round(value * BAR_PER_JSD), round(threshold * BAR_PER_JSD)
+    cells = ["█" if at < length else " " for at in range(max(length, mark + 1))]
+    cells[mark] = "│"
+    return Text("".join(cells), style=color)
+
+
+def _causes(week: dict[str, Any]) -> Table:
+    table = Table("bin", "traffic", "cases", "suite", "JSD term", "", box=None, pad_edge=False)
+    for row in sorted(week["bins"], key=lambda row: -(row["jsd_term"] or 0.0))[:SHOWN_CAUSES]:
+        table.add_row(
+            escape(row["label"]),
+            f"{row['production_share']:.1%}",
+            str(row["golden_cases"]),
+            f"{row['golden_share']:.1%}",
+            f"{row['jsd_term'] or 0.0:.3f}",
+            "never tested" if row["is_uncovered"] else "under-tested" if row["golden_share"] < row["production_share"] else "over-tested",
+        )
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
+
+
+def _spoken(day: date) -> str:
+    return f"{day.day} {day:%B %Y}"
