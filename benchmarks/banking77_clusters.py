@@ -30,21 +30,32 @@ def main() -> None:
     rows = pl.concat(pl.read_csv(Path(options.folder) / name) for name in ("train.csv", "test.csv"))
     settings = Settings()
     found = Embedder(settings.embedding, Path(options.cache)).embed(rows["text"].to_list())
-    first = rows.with_columns(pl.Series("hash", [text_hash(text) for text in rows["text"]])).unique("hash", keep="first").sort("hash")
+    first = (
+        rows.with_columns(pl.Series("hash", [text_hash(text) for text in rows["text"]]))
+        .unique("hash", keep="first")
+        .sort("hash")
+    )
     vectors = np.stack([found[key] for key in first["hash"]])
     chosen = settings.clustering
     ari, nmi, counts = [], [], []
     print(f"{len(rows)} queries, {len(first)} distinct\nseed  clusters  noise at fit  share used  ARI    NMI")
     for seed in options.seeds:
-        plan = FitPlan(**{name: getattr(chosen, name) for name in FitPlan.__dataclass_fields__ if name != "seed"}, seed=seed)
+        plan = FitPlan(
+            **{name: getattr(chosen, name) for name in FitPlan.__dataclass_fields__ if name != "seed"}, seed=seed
+        )
         fit = fit_taxonomy(vectors, plan)
         placed = assign(vectors, vectors, fit.labels, np.inf, chosen.vote_neighbors).cluster
         ari.append(adjusted_rand_score(first["category"], placed))
         nmi.append(normalized_mutual_info_score(first["category"], placed))
         counts.append(fit.n_clusters)
         noise = float((fit.labels < 0).mean())
-        print(f"{seed:>4}  {fit.n_clusters:>8}  {noise:>12.3f}  {fit.min_cluster_share:>10.4f}  {ari[-1]:.3f}  {nmi[-1]:.3f}", flush=True)
-    print(f"median ARI {np.median(ari):.3f} (target .50), median NMI {np.median(nmi):.3f} (target .80), clusters {min(counts)} to {max(counts)}")
+        print(
+            f"{seed:>4}  {fit.n_clusters:>8}  {noise:>12.3f}  {fit.min_cluster_share:>10.4f}  {ari[-1]:.3f}  {nmi[-1]:.3f}",
+            flush=True,
+        )
+    print(
+        f"median ARI {np.median(ari):.3f} (target .50), median NMI {np.median(nmi):.3f} (target .80), clusters {min(counts)} to {max(counts)}"
+    )
     sys.exit(0 if np.median(ari) >= 0.5 and np.median(nmi) >= 0.8 and min(counts) >= 20 and max(counts) <= 80 else 1)
 
 

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def _report(home: Path, seed: int, new_intents: list[str], truth: pl.DataFrame) 
     seen = _intents_seen(workspace, weeks[: first_august + 1], new_intents, truth)
     held = {
         f"weeks 1 to 6 within .04 (spread {max(jsd[:6]) - min(jsd[:6]):.3f})": max(jsd[:6]) - min(jsd[:6]) <= 0.04,
-        "weeks 9 to 12 rise each week": all(a < b for a, b in zip(jsd[8:], jsd[9:], strict=False)),
+        "weeks 9 to 12 rise each week": all(a < b for a, b in pairwise(jsd[8:])),
         f"week 12 at least twice week 6 (ratio {jsd[11] / jsd[5]:.2f})": jsd[11] >= 2 * jsd[5],
         f"new intents in a novel, uncovered or under-tested bin: {len(seen)} of {len(new_intents)}": len(seen) >= 12,
         f"novel share before the launch under .02 (largest {max(novel[:6]):.3f})": max(novel[:6]) < 0.02,
@@ -90,7 +91,9 @@ def _intents_seen(workspace: Any, weeks: list[Any], new_intents: list[str], trut
         shows = {
             name
             for name, row in row_of.items()
-            if name == "novel" or row.is_uncovered or (row.density_ratio is not None and row.density_ratio < UNDER_TESTED_BELOW)
+            if name == "novel"
+            or row.is_uncovered
+            or (row.density_ratio is not None and row.density_ratio < UNDER_TESTED_BELOW)
         }
         rows = workspace.lake.read(BIN_ASSIGNMENTS, [measured.week]).filter(pl.col("side") == "production")
         by_intent = (

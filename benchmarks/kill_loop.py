@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from ui_backfill import compare
@@ -47,7 +48,7 @@ def main() -> None:
         _copy_up_to(undisturbed, home, station)
         after = chance.uniform(0, max(duration.get(station, 1.0), 0.2))
         was_killed = _run_and_kill(home, station, after)
-        again = subprocess.run([_script(), "run", "--home", str(home)], capture_output=True, text=True)
+        again = subprocess.run([_script(), "run", "--home", str(home)], capture_output=True, text=True, check=False)
         same, different = compare(undisturbed / "lake", home / "lake")
         ledger_same, ledger_different = _compare_ledgers(undisturbed, home)
         started = _runs_left_started(home)
@@ -67,7 +68,9 @@ def main() -> None:
 
 def _run_timed(home: Path) -> dict[str, float]:
     """Run to the end; seconds per station, from the lines that the command prints."""
-    process = subprocess.Popen([_script(), "run", "--home", str(home)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        [_script(), "run", "--home", str(home)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
     marks: list[tuple[str, float]] = []
     for line in process.stderr or []:
         marks.append((line.split(":")[0], time.monotonic()))
@@ -75,13 +78,15 @@ def _run_timed(home: Path) -> dict[str, float]:
         raise SystemExit("the undisturbed run failed")
     marks.append(("end", time.monotonic()))
     seconds: dict[str, float] = {}
-    for (name, at), (_, until) in zip(marks, marks[1:], strict=False):
+    for (name, at), (_, until) in pairwise(marks):
         seconds[name] = seconds.get(name, 0.0) + until - at
     return seconds
 
 
 def _run_and_kill(home: Path, station: str, after: float) -> bool:
-    process = subprocess.Popen([_script(), "run", "--home", str(home)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        [_script(), "run", "--home", str(home)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
     for line in process.stderr or []:
         if line.startswith(f"{station}:"):
             break
@@ -119,7 +124,9 @@ def _runs_left_started(home: Path) -> int:
     import dagster as dg
 
     with dg.DagsterInstance.from_config(str(home)) as instance:
-        return len(instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])))
+        return len(
+            instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]))
+        )
 
 
 def _prepare(home: Path, options: argparse.Namespace) -> None:

@@ -43,7 +43,9 @@ def main() -> None:
     _evalflow(home, "run")
     code, text = _evalflow(home, "coverage", "--json")
     before = json.loads(text)
-    print(f"without a suite: exit code {code}, jsd {before['jsd']}, {len(before['bins'])} bins, provisional {before['provisional']}")
+    print(
+        f"without a suite: exit code {code}, jsd {before['jsd']}, {len(before['bins'])} bins, provisional {before['provisional']}"
+    )
     print(_evalflow(home, "golden", "import", str(work / "suite.jsonl"))[1].strip())
     _evalflow(home, "run")
     code, text = _evalflow(home, "coverage", "--json")
@@ -56,7 +58,9 @@ def main() -> None:
     with UserInterface(home, options.port) as ui:
         event = ui.ask(LATEST)["assetOrError"]["assetMaterializations"][0]
         shown = {entry["label"]: entry.get("floatValue", entry.get("boolValue")) for entry in event["metadataEntries"]}
-        print(f"in the UI:       partition {event['partition']}, JSD {shown['JSD']}, provisional {shown['provisional']}")
+        print(
+            f"in the UI:       partition {event['partition']}, JSD {shown['JSD']}, provisional {shown['provisional']}"
+        )
         backfill = ui.launch_partitions(["coverage_metrics"], [event["partition"]])
         print(f"materialized again from the UI: {ui.wait(backfill)['status']}")
         again = ui.ask(LATEST)["assetOrError"]["assetMaterializations"][0]
@@ -74,16 +78,23 @@ def _write_inputs(work: Path) -> None:
     with (work / "traces.jsonl").open("w") as file:
         for number, text in enumerate(texts):
             at = now - timedelta(days=number % 3, seconds=number)
-            file.write(json.dumps({"trace_id": f"t{number}", "timestamp": at.isoformat(), "input": text, "output": "..."}) + "\n")
+            file.write(
+                json.dumps({"trace_id": f"t{number}", "timestamp": at.isoformat(), "input": text, "output": "..."})
+                + "\n"
+            )
     with (work / "suite.jsonl").open("w") as file:
         for number, intent in enumerate(intents[:20]):
-            case = {"case_id": f"case-{number}", "input": intent["phrasings"][-1], "expected_output": intent["good_answers"][0]}
+            case = {
+                "case_id": f"case-{number}",
+                "input": intent["phrasings"][-1],
+                "expected_output": intent["good_answers"][0],
+            }
             file.write(json.dumps(case) + "\n")
 
 
 def _evalflow(home: Path, *arguments: str) -> tuple[int, str]:
     command = [str(Path(sys.executable).with_name("evalflow")), *arguments, "--home", str(home)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 3):
         raise SystemExit(f"evalflow {arguments[0]} ended with {done.returncode}: {done.stderr[-2000:]}")
     return done.returncode, done.stdout

@@ -62,11 +62,15 @@ def main() -> None:
         started = time.monotonic()
         backfill = ui.launch_all()
         result = ui.wait(backfill)
-        print(f"backfill {backfill}: {result['status']}, {len(result['runs'])} runs, {time.monotonic() - started:.0f} s")
+        print(
+            f"backfill {backfill}: {result['status']}, {len(result['runs'])} runs, {time.monotonic() - started:.0f} s"
+        )
         if options.screenshots:
             photograph(ui.url, Path(options.screenshots))
     same, different = compare(by_cli / "lake", by_ui / "lake")
-    windows = json.loads(_evalflow(by_ui, "sql", "select count(distinct week) as windows from coverage_metrics", "--json"))
+    windows = json.loads(
+        _evalflow(by_ui, "sql", "select count(distinct week) as windows from coverage_metrics", "--json")
+    )
     print(f"coverage windows: {windows[0]['windows']}; files equal byte for byte: {same}, different: {len(different)}")
     for path in different[:10]:
         print(f"  differs: {path}")
@@ -86,7 +90,9 @@ class UserInterface:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             try:
-                loaded = self.ask("query { repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }")
+                loaded = self.ask(
+                    "query { repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }"
+                )
                 if loaded["repositoriesOrError"].get("nodes"):
                     self.node = loaded["repositoriesOrError"]["nodes"][0]
                     return self
@@ -126,7 +132,12 @@ class UserInterface:
         return str(launched["backfillId"])
 
     def launch_partitions(self, assets: list[str], keys: list[str]) -> str:
-        params = {"assetSelection": [{"path": [name]} for name in assets], "partitionNames": keys, "tags": [], "fromFailure": False}
+        params = {
+            "assetSelection": [{"path": [name]} for name in assets],
+            "partitionNames": keys,
+            "tags": [],
+            "fromFailure": False,
+        }
         launched = self.ask(LAUNCH, {"params": params})["launchPartitionBackfill"]
         if launched["__typename"] != "LaunchBackfillSuccess":
             raise SystemExit(f"the backfill was refused: {launched}")
@@ -197,7 +208,7 @@ def _prepare(home: Path, options: argparse.Namespace) -> None:
 
 
 def _evalflow(home: Path, *arguments: str) -> str:
-    done = subprocess.run([_script("evalflow"), *arguments, "--home", str(home)], capture_output=True, text=True)
+    done = subprocess.run([_script("evalflow"), *arguments, "--home", str(home)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"evalflow {arguments[0]} ended with {done.returncode}: {done.stderr[-2000:]}")
     return done.stdout
@@ -215,7 +226,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--end", required=True)
     parser.add_argument("--port", type=int, default=3333)
     parser.add_argument("--cache", help="an embedding cache to start from (home/cache of an earlier run)")
-    parser.add_argument("--share-cache", action="store_true", help="let the UI's home use the vectors that the CLI's run computed")
+    parser.add_argument(
+        "--share-cache", action="store_true", help="let the UI's home use the vectors that the CLI's run computed"
+    )
     parser.add_argument("--screenshots")
     return parser.parse_args()
 

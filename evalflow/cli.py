@@ -36,7 +36,17 @@ app = typer.Typer(
 golden_app = typer.Typer(no_args_is_help=True, help="The golden set: import, list, export.")
 app.add_typer(golden_app, name="golden")
 
-out, err = Console(), Console(stderr=True)
+PIPED_WIDTH = 10_000
+"""Where no screen sets the width, a table shows its cells whole."""
+
+
+def _console(*, stderr: bool = False) -> Console:
+    width = None if (sys.stderr if stderr else sys.stdout).isatty() else PIPED_WIDTH
+    # Without emoji, or line 100 of a file would be printed as one: "traces.jsonl:100: ...".
+    return Console(stderr=stderr, emoji=False, width=width)
+
+
+out, err = _console(), _console(stderr=True)
 SHOWN_BINS = 20
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -49,10 +59,8 @@ def main() -> None:
     """Entry point of the ``evalflow`` command: errors a user can mend end as one sentence and an exit code."""
     warnings.simplefilter("ignore")  # libraries' warnings are for the tests, where they are errors
     try:
-        app(standalone_mode=False)
-        code = int(ExitCode.OK)
-    except typer.Exit as stop:
-        code = stop.exit_code
+        result = app(standalone_mode=False)
+        code = result if isinstance(result, int) else int(ExitCode.OK)  # a typer.Exit comes back as its code
     except EvalflowError as error:
         err.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
         code = int(error.exit_code)
@@ -62,9 +70,25 @@ def main() -> None:
     except Exception as error:
         if not _is_usage_error(error):
             raise
-        err.print(f"[red]error:[/red] {escape(error.format_message())}", soft_wrap=True)  # type: ignore[attr-defined]  # click's UsageError
+        message = error.format_message()  # type: ignore[attr-defined]  # click's UsageError
+        if message:  # empty after the help that a bare `evalflow` prints
+            err.print(f"[red]error:[/red] {escape(message)}", soft_wrap=True)
         code = int(ExitCode.USAGE)
     sys.exit(code)
+
+
+def entry() -> None:
+    """What the console script calls: ``main`` without Python's own teardown of loaded libraries.
+
+    DuckDB's bindings print pages about leaked objects when the interpreter unloads them beside torch. Everything is
+    closed and flushed by then, so the process simply ends.
+    """
+    try:
+        main()
+    except SystemExit as stop:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(stop.code if isinstance(stop.code, int) else int(ExitCode.FAIL))
 
 
 def _is_usage_error(error: Exception) -> bool:
@@ -78,6 +102,7 @@ def ingest(
     as_json: AsJson = False,
 ) -> None:
     """Land trace files and bring the touched days' traces and signals up to date."""
+    from evalflow.adapters.landing import newest_landed_day
     from evalflow.definitions import LATER, RAW, SIGNALS
     from evalflow.runner import instance_of, land_files, walk
 
@@ -87,10 +112,10 @@ def ingest(
         report = land_files(workspace, instance, path)
         on_range("trace_files", date.min, date.min, 1, 1)
         workspace = workspace.reloaded()
-        days = [date.fromisoformat(day) for day in report["days"]]
-        if days:
-            # Feedback reaches back: it changes the signals of the days before it.
-            walk(workspace, instance, workspace.calendar.start, max(days), (RAW, LATER, SIGNALS), on_range)
+        newest = newest_landed_day(workspace.lake)
+        if newest:
+            # Feedback reaches back: it changes the signals of the days before it. What a stopped command has left is made up for.
+            walk(workspace, instance, workspace.calendar.start, newest, (RAW, LATER, SIGNALS), on_range)
     if as_json:
         _print_json(report)
     else:
@@ -117,9 +142,15 @@ def golden_import(
     bad: list[dict[str, Any]] = []
     for file in find_files(path).files:
         for line in read_lines(file):
-            case = line.row if isinstance(line.row, Unusable) else parse_golden_case(line.row, workspace.settings.ingest.max_text_bytes)
+            case = (
+                line.row
+                if isinstance(line.row, Unusable)
+                else parse_golden_case(line.row, workspace.settings.ingest.max_text_bytes)
+            )
             if isinstance(case, GoldenCase) and case.case_id in cases and case != cases[case.case_id]:
-                case = Unusable(f"case_id {case.case_id!r} stands twice with different content; give each case its own id")
+                case = Unusable(
+                    f"case_id {case.case_id!r} stands twice with different content; give each case its own id"
+                )
             if isinstance(case, Unusable):
                 bad.append({"file": file, "line": line.number, "reason": case.reason})
             else:
@@ -131,8 +162,10 @@ def golden_import(
     if as_json:
         _print_json(document)
     else:
-        out.print(f"{len(recorded.added)} cases added to the ledger, {recorded.unchanged} were there already.")
-        _print_bad_lines([f"{row['file']}:{row['line']}: {row['reason']}" for row in bad])
+        out.print(f"{_count(len(recorded.added), 'case')} added to the ledger, {recorded.unchanged} there already.")
+        _print_bad_lines(
+            [f"{row['file']}:{row['line']}: {row['reason']}" for row in bad], len(bad), "correct them and import again"
+        )
     if bad:
         raise typer.Exit(ExitCode.BAD_INPUT)
 
@@ -151,7 +184,9 @@ def golden_list(
         return
     table = Table("case", "v", "effective", "origin", "input")
     for case in cases:
-        table.add_row(*map(escape, (case.case_id, str(case.version), case.effective_on, case.origin, _short(case.input, 70))))
+        table.add_row(
+            *map(escape, (case.case_id, str(case.version), case.effective_on, case.origin, _short(case.input, 70)))
+        )
     out.print(table if cases else "The golden set is empty; import one with `evalflow golden import`.")
     if cases:
         out.print(f"{len(cases)} cases")
@@ -172,7 +207,12 @@ def golden_export(
     documents = [_case_document(case) for case in cases]
     text = "".join(json.dumps(document, ensure_ascii=False) + "\n" for document in documents)
     if target is not None:
-        target.write_text(text)
+        try:
+            target.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UsageError(
+                f"{target} cannot be written ({error.strerror}); name a file in a folder that exists."
+            ) from error
         err.print(f"{len(cases)} cases written to {escape(str(target))}")
         if as_json:
             _print_json({"cases": len(cases), "path": str(target)})
@@ -184,15 +224,17 @@ def golden_export(
 
 @app.command(epilog="Example: evalflow run --since 2026-06-01 --as-of 2026-08-23")
 def run(
-    since: Annotated[str | None, typer.Option(help="First day whose week is wanted. Default: the first day of traffic.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="First day whose week is wanted. Default: the first day of traffic.")
+    ] = None,
     as_of: Annotated[str | None, typer.Option(help="Last day whose week is wanted. Default: now.")] = None,
     home: HomeOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Land new files of the configured sources, then materialize every partition that is missing or changed."""
     from evalflow.definitions import STATIONS
-    from evalflow.defs.coverage import measure_week
-    from evalflow.runner import instance_of, land_files, run_marts, walk
+    from evalflow.defs.coverage import measure_week, newest_week
+    from evalflow.runner import instance_of, land_files, marts_are_stale, run_marts, walk
 
     workspace = open_home(home).prepare()
     landing: dict[str, Any] = {}
@@ -202,17 +244,19 @@ def run(
             workspace = workspace.reloaded()
         first, last = _asked_days(workspace, since, as_of)
         walked = walk(workspace, instance, first, last, STATIONS, on_range)
-        if any(walked.computed.values()) or not workspace.has_marts():
+        if marts_are_stale(workspace):
             on_range("marts", first, last, 0, 1)
             run_marts(workspace, instance)
             on_range("marts", first, last, 1, 1)
     try:
-        measured = measure_week(workspace, monday_of(last))
+        measured = measure_week(workspace, newest_week(workspace, last))
     except CannotTellError as reason:
         measured, why_not = None, str(reason)
     if as_json:
         newest = measured.document() if measured else {"jsd": None, "reason": why_not}
-        _print_json({"landing": landing, "computed": walked.computed, "warnings": walked.failed_checks, "coverage": newest})
+        _print_json(
+            {"landing": landing, "computed": walked.computed, "warnings": walked.failed_checks, "coverage": newest}
+        )
     else:
         total = sum(walked.computed.values())
         out.print(f"{total} partitions computed." if total else "Everything is up to date.")
@@ -225,17 +269,24 @@ def run(
 
 @app.command(epilog="Example: evalflow coverage --as-of 2026-08-23 --json")
 def coverage(
-    as_of: Annotated[str | None, typer.Option(help="Any day of the week that is wanted. Default: the newest week.")] = None,
-    golden_as_of: Annotated[str | None, typer.Option(help="Measure with the suite as of this day; nothing is written.")] = None,
+    as_of: Annotated[
+        str | None, typer.Option(help="Any day of the week that is wanted. Default: the newest week with traces.")
+    ] = None,
+    golden_as_of: Annotated[
+        str | None, typer.Option(help="Measure with the suite as of this day; nothing is written.")
+    ] = None,
     home: HomeOption = None,
     as_json: AsJson = False,
 ) -> None:
     """How far is the suite from the traffic? The week's JSD, and the bins that cause it."""
-    from evalflow.defs.coverage import measure_week
+    from evalflow.defs.coverage import measure_week, newest_week
 
     workspace = open_home(home)
     calendar = workspace.calendar
-    week = monday_of(_day(as_of, "--as-of") or calendar.last_day)
+    asked = _day(as_of, "--as-of")
+    if workspace.settings.traffic_start is None:
+        raise _no_traces(workspace)
+    week = monday_of(asked) if asked else newest_week(workspace, calendar.last_day)
     if week not in calendar.weeks():
         raise CannotTellError(
             f"There is no traffic in the week of {week}: it runs from {calendar.start} to {calendar.last_day}; "
@@ -264,14 +315,23 @@ def status(home: HomeOption = None, as_json: AsJson = False) -> None:
         stored = {key: workspace.lake.made_from(station.table, key) for key in keys}
         fresh = sum(made == station.made_from(workspace, key) for key, made in stored.items() if made is not None)
         present = sum(made is not None for made in stored.values())
-        stations[station.name] = {"partitions": len(keys), "up_to_date": fresh, "changed": present - fresh, "missing": len(keys) - present}
-    settings = [row._asdict() for row in settings_with_origin(workspace.path)]
+        stations[station.name] = {
+            "partitions": len(keys),
+            "up_to_date": fresh,
+            "changed": present - fresh,
+            "missing": len(keys) - present,
+        }
+    settings = list(settings_with_origin(workspace.path))
     document = {
         "home": str(workspace.path),
-        "traffic": {"start": str(calendar.start), "last_day": str(calendar.last_day), "is_closed": calendar.end is not None},
+        "traffic": {
+            "start": str(calendar.start),
+            "last_day": str(calendar.last_day),
+            "is_closed": calendar.end is not None,
+        },
         "golden_cases": len(workspace.ledger.as_of(calendar.now)),
         "stations": stations,
-        "settings": settings,
+        "settings": [row._asdict() for row in settings],
     }
     if as_json:
         _print_json(document)
@@ -284,12 +344,12 @@ def status(home: HomeOption = None, as_json: AsJson = False) -> None:
         table.add_row(name, *(str(value) for value in row.values()))
     out.print(table)
     chosen = Table("setting", "value", "origin", "why")
-    for row in settings:
-        chosen.add_row(row["key"], escape(str(row["value"])), row["origin"], row["reason"])
+    for key, value, origin, reason in settings:
+        chosen.add_row(key, escape(str(value)), origin, reason)
     out.print(chosen)
 
 
-@app.command(epilog="Example: evalflow sql \"select day, count(*) from raw_traces group by day\"")
+@app.command(epilog='Example: evalflow sql "select day, count(*) from raw_traces group by day"')
 def sql(
     query: Annotated[str, typer.Argument(help="A DuckDB query over the lake's tables and the marts.")],
     home: HomeOption = None,
@@ -328,7 +388,9 @@ def ui(
         "EVALFLOW_HOME": str(workspace.path),
         "PYTHONWARNINGS": "ignore:Function",  # Dagster's advice to type `dg dev` instead of this very command
     }
-    err.print(f"The UI of {escape(str(workspace.path))} comes up at http://{host}:{port} (assets: /assets). Ctrl-C ends it.")
+    err.print(
+        f"The UI of {escape(str(workspace.path))} comes up at http://{host}:{port} (assets: /assets). Ctrl-C ends it."
+    )
     dagster = str(Path(sys.executable).with_name("dagster"))
     arguments = ["dagster", "dev", "-m", "evalflow.definitions", "-h", host, "-p", str(port)]
     os.chdir(workspace.path)
@@ -384,7 +446,9 @@ def doctor(home: HomeOption = None, as_json: AsJson = False) -> None:
 
 @app.command(epilog="Example: evalflow demo")
 def demo(
-    home: Annotated[Path | None, typer.Option("--home", help="A home for the demo alone. Default: data/demo/home.")] = None,
+    home: Annotated[
+        Path | None, typer.Option("--home", help="A home for the demo alone. Default: data/demo/home.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Ten weeks of a made-up support assistant: a suite that passes while the traffic walks away from it."""
@@ -404,7 +468,13 @@ def demo(
 @contextmanager
 def _progress(as_json: bool) -> Iterator[Callable[[str, date, date, int, int], None]]:
     """Bars on stderr, one per station; plain lines where stderr is no terminal or JSON is asked for."""
-    columns = (SpinnerColumn(), TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description:<20}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     is_plain = as_json or not err.is_terminal
     with Progress(*columns, console=err, disable=is_plain) as progress:
         tasks: dict[str, Any] = {}
@@ -426,23 +496,26 @@ def _print_json(document: Any) -> None:
 def _print_landing(report: dict[str, Any]) -> None:
     known = sum(not file["is_new"] for file in report["files"])
     out.print(
-        f"{report['traces']:,} traces and {report['feedback']:,} feedback events landed from {len(report['files']) - known} "
-        f"files, {len(report['days'])} days touched" + (f"; {known} files were landed before." if known else ".")
+        f"{_count(report['traces'], 'trace')} and {_count(report['feedback'], 'feedback event')} landed from "
+        f"{_count(len(report['files']) - known, 'new file')}, {_count(len(report['days']), 'day')} touched"
+        + (f"; {_count(known, 'file')} landed before." if known else "."),
+        soft_wrap=True,
     )
     if report["traffic_start"]:
         out.print(f"traffic_start is now {report['traffic_start']}; reload the code location in a UI that is open.")
     for path in report["ignored"][:10]:
         out.print(f"left aside, not a trace file: {escape(path)}", soft_wrap=True)
     _print_bad_lines(
-        [f"{file['path']}:{bad['line']}: {bad['reason']}" for file in report["files"] for bad in file["first_bad"]], report["quarantined"]
+        [f"{file['path']}:{bad['line']}: {bad['reason']}" for file in report["files"] for bad in file["first_bad"]],
+        report["quarantined"],
+        "all of them: evalflow sql 'select * from quarantine'",
     )
 
 
-def _print_bad_lines(lines: list[str], total: int | None = None) -> None:
-    total = len(lines) if total is None else total
+def _print_bad_lines(lines: list[str], total: int, advice: str) -> None:
     if not total:
         return
-    err.print(f"[yellow]{total:,} lines could not be used[/yellow] (see `evalflow sql 'select * from quarantine'` for landed files):")
+    err.print(f"[yellow]{_count(total, 'line')} could not be used[/yellow] ({advice}):", soft_wrap=True)
     for line in lines[:20]:
         err.print(f"  {escape(line)}", soft_wrap=True)
 
@@ -450,7 +523,11 @@ def _print_bad_lines(lines: list[str], total: int | None = None) -> None:
 def _headline(measured: Any) -> str:
     coverage = measured.coverage
     figure = "no suite yet" if coverage.jsd is None else f"JSD {coverage.jsd:.3f} ({coverage.band})"
-    marks = [mark for mark, holds in (("provisional", measured.is_provisional), ("in sample", measured.taxonomy.is_in_sample)) if holds]
+    marks = [
+        mark
+        for mark, holds in (("provisional", measured.is_provisional), ("in sample", measured.taxonomy.is_in_sample))
+        if holds
+    ]
     return f"[bold]{figure}[/bold]  week of {measured.week}" + (f"  ({', '.join(marks)})" if marks else "")
 
 
@@ -467,20 +544,41 @@ def _print_coverage(measured: Any) -> None:
     for alarm in coverage.alarms:
         out.print(f"[red]alarm:[/red] {escape(alarm.text)}", soft_wrap=True)
     if coverage.jsd is None:
-        out.print("Import a golden set with `evalflow golden import FILE`, then `evalflow run`; these are the bins by share:")
+        out.print(
+            "Import a golden set with `evalflow golden import FILE`, then `evalflow run`; these are the bins by share:"
+        )
     table = Table("bin", "label", "traffic", "cases", "suite", "JSD term", "")
     bins = coverage.bins if coverage.jsd is None else sorted(coverage.bins, key=lambda row: -(row.jsd_term or 0))
     for row in bins[:SHOWN_BINS]:
         term = "" if row.jsd_term is None else f"{row.jsd_term:.4f}"
         flag = "uncovered" if row.is_uncovered else ""
-        table.add_row(row.bin, escape(row.label), f"{row.production_share:.1%}", str(row.golden_cases), f"{row.golden_share:.1%}", term, flag)
+        table.add_row(
+            row.bin,
+            escape(row.label),
+            f"{row.production_share:.1%}",
+            str(row.golden_cases),
+            f"{row.golden_share:.1%}",
+            term,
+            flag,
+        )
     out.print(table)
     if len(bins) > SHOWN_BINS:
         out.print(f"{len(bins) - SHOWN_BINS} more bins: --json shows all.")
 
 
 def _case_document(case: Any) -> dict[str, Any]:
-    names = ("case_id", "version", "input", "expected_output", "origin", "created_at", "effective_on", "weight", "tags", "metadata")
+    names = (
+        "case_id",
+        "version",
+        "input",
+        "expected_output",
+        "origin",
+        "created_at",
+        "effective_on",
+        "weight",
+        "tags",
+        "metadata",
+    )
     return {name: getattr(case, name) for name in names}
 
 
@@ -493,19 +591,31 @@ def _day(text: str | None, option: str) -> date | None:
         raise UsageError(f"{option} {text!r} is not a day; write it as 2026-08-23.") from error
 
 
+def _no_traces(home: Home) -> CannotTellError:
+    return CannotTellError(f"There are no traces in {home.path}; land some with `evalflow ingest PATH`.")
+
+
 def _asked_days(home: Home, since: str | None, as_of: str | None) -> tuple[date, date]:
     """The days to bring up to date: those asked for, and the earlier ones that their windows and taxonomy need."""
     calendar = home.calendar
     if home.settings.traffic_start is None:
-        raise CannotTellError(f"There are no traces in {home.path}; land some with `evalflow ingest PATH`.")
+        raise _no_traces(home)
     first, last = _day(since, "--since") or calendar.start, _day(as_of, "--as-of") or calendar.last_day
     if last < first:
         raise UsageError(f"--as-of {last} lies before --since {first}; exchange them.")
     if last < calendar.start or first > calendar.last_day:
-        raise CannotTellError(f"There is no traffic from {first} to {last}: it runs from {calendar.start} to {calendar.last_day}.")
+        raise CannotTellError(
+            f"There is no traffic from {first} to {last}: it runs from {calendar.start} to {calendar.last_day}."
+        )
     week = monday_of(first)
     needed = min(calendar.window(week)[:1] or [first])
-    return max(min(needed, previous_month(calendar.month_in_force(week))), calendar.start), min(sunday_of(monday_of(last)), calendar.last_day)
+    return max(min(needed, previous_month(calendar.month_in_force(week))), calendar.start), min(
+        sunday_of(monday_of(last)), calendar.last_day
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _short(text: str, width: int) -> str:

@@ -10,18 +10,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import psutil
 
+from evalflow import __version__
 from evalflow.adapters.home import Home
+from evalflow.core.lineage import fingerprint
 from evalflow.definitions import STATIONS, definitions_of
 from evalflow.defs.automation import range_tags
 from evalflow.defs.marts import MARTS_JOB
-from evalflow.defs.station import Station
+from evalflow.defs.station import Station, parents
 from evalflow.errors import EvalflowError, ExitCode
-
 
 PROCESS_TAG = "evalflow/process"
 _QUIET: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -64,7 +66,9 @@ def _end_orphaned_runs(instance: dg.DagsterInstance) -> None:
     for run in instance.get_runs(filters=dg.RunsFilter(statuses=in_progress)):
         owner = run.tags.get(PROCESS_TAG)
         if owner is not None and not _is_alive(owner):
-            instance.report_run_failed(run, "The command that ran this was killed; `evalflow run` picks up where it stopped.")
+            instance.report_run_failed(
+                run, "The command that ran this was killed; `evalflow run` picks up where it stopped."
+            )
 
 
 def _is_alive(owner: str) -> bool:
@@ -81,7 +85,9 @@ def land_files(home: Home, instance: dg.DagsterInstance, paths: list[str]) -> di
     """Run ``trace_files`` over ``paths`` (or the settings' sources when empty) and return its report."""
     config = {"ops": {"trace_files": {"config": {"paths": paths}}}}
     result = _execute(home, instance, "trace_files", {}, run_config=config)
-    event = next(event for event in result.get_asset_materialization_events() if event.asset_key == dg.AssetKey("trace_files"))
+    event = next(
+        event for event in result.get_asset_materialization_events() if event.asset_key == dg.AssetKey("trace_files")
+    )
     metadata = event.materialization.metadata
     report = metadata["report"].value
     return {
@@ -131,12 +137,31 @@ def run_marts(home: Home, instance: dg.DagsterInstance) -> None:
         RunFailedError: a model cannot be built or a dbt test fails; the message says which.
     """
     job = definitions_of(home).resolve_job_def(MARTS_JOB.name)
-    with redirect_stdout(io.StringIO()):  # dagster-dbt repeats dbt's log there; it is kept in the home's cache as well
+    with redirect_stdout(io.StringIO()):  # dagster-dbt repeats dbt's log there
         result = job.execute_in_process(
             instance=instance, tags={PROCESS_TAG: _this_process()}, run_config=_QUIET, raise_on_error=False
         )
     if not result.success:
         raise _failure_of(result, "the marts")
+    _marts_stamp(home).write_text(_marts_made_from(home))
+
+
+def marts_are_stale(home: Home) -> bool:
+    """Whether the marts were never built, not built to the end, or built from another state of the lake."""
+    stamp = _marts_stamp(home)
+    return not stamp.exists() or stamp.read_text() != _marts_made_from(home)
+
+
+def _marts_stamp(home: Home) -> Path:
+    return home.marts / "made_from"
+
+
+def _marts_made_from(home: Home) -> str:
+    """dbt publishes a mart before it tests it, so only a stamp written last says that all of it succeeded."""
+    upstream = [
+        parents(home, station.table, station.keys(home.calendar)) for station in STATIONS if station.unit != "day"
+    ]
+    return fingerprint(__version__, upstream)
 
 
 def _span(keys: list[date], first: date, last: date) -> int:
@@ -146,7 +171,7 @@ def _span(keys: list[date], first: date, last: date) -> int:
 def _execute(
     home: Home, instance: dg.DagsterInstance, asset: str, tags: dict[str, str], run_config: dict[str, Any] | None = None
 ) -> dg.ExecuteInProcessResult:
-    job = definitions_of(home, with_marts=False).get_implicit_global_asset_job_def()
+    job = definitions_of(home, with_marts=False).resolve_implicit_global_asset_job_def()
     result = job.execute_in_process(
         instance=instance,
         asset_selection=[dg.AssetKey(asset)],

@@ -81,7 +81,9 @@ class Sampling(_Section):
         default=0.5, ge=0, le=1, description="A trace whose own confidence is below this counts as uncertain."
     )
     salt: str = Field(
-        default="evalflow", min_length=1, description="Salt of the permanent random numbers: the same salt draws the same traces."
+        default="evalflow",
+        min_length=1,
+        description="Salt of the permanent random numbers: the same salt draws the same traces.",
     )
 
 
@@ -117,7 +119,10 @@ class Clustering(_Section):
         default="hdbscan", description="hdbscan finds the number of clusters itself; kmeans takes kmeans_k."
     )
     min_cluster_share: float = Field(
-        default=0.006, gt=0, lt=0.5, description="Smallest cluster as a share of the fit sample: just above the edge pool."
+        default=0.006,
+        gt=0,
+        lt=0.5,
+        description="Smallest cluster as a share of the fit sample: just above the edge pool.",
     )
     min_cluster_texts: int = Field(default=10, ge=2, description="Smallest cluster in texts, whatever the share says.")
     fewest_clusters: int = Field(default=20, ge=1, description="The share is lowered below this many clusters.")
@@ -134,11 +139,16 @@ class Clustering(_Section):
     umap_components: int = Field(default=10, ge=2, description="Dimensions that HDBSCAN sees.")
     umap_neighbors: int = Field(default=15, ge=2, description="UMAP's own default, held fixed.")
     min_samples: int = Field(
-        default=5, ge=1, description="HDBSCAN's density neighbours; its default, the cluster size, merges true clusters."
+        default=5,
+        ge=1,
+        description="HDBSCAN's density neighbours; its default, the cluster size, merges true clusters.",
     )
     vote_neighbors: int = Field(default=15, ge=1, description="Nearest clustered texts that vote on a bin.")
     novelty_quantile: float = Field(
-        default=0.95, gt=0.5, lt=1, description="Leave-one-out quantile of nearest distances beyond which a text is novel."
+        default=0.95,
+        gt=0.5,
+        lt=1,
+        description="Leave-one-out quantile of nearest distances beyond which a text is novel.",
     )
     kmeans_k: int = Field(default=50, ge=2, description="Clusters for method kmeans.")
     seed: int = Field(default=7, ge=0, description="Seed of UMAP and k-means: same input, same taxonomy.")
@@ -162,7 +172,11 @@ class Settings(BaseSettings):
     """All settings of one home. Unknown keys are errors, so a typo never passes silently."""
 
     model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter="__", nested_model_default_partial_update=True
+        extra="forbid",
+        frozen=True,
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
     )
 
     traffic_start: date | None = Field(
@@ -172,7 +186,8 @@ class Settings(BaseSettings):
         default=None, description="Last day of traffic; set it to close an archive, a demo or an evidence run."
     )
     lake_url: str | None = Field(
-        default=None, description="Where the lake lies when not in the home: a folder or an fsspec URL such as s3://bucket/lake."
+        default=None,
+        description="Where the lake lies when not in the home: a folder or an fsspec URL such as s3://bucket/lake.",
     )
     sources: Sources = Sources()
     ingest: Ingest = Ingest()

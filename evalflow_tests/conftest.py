@@ -5,7 +5,7 @@ import os
 import pytest
 from hypothesis import settings
 
-# No database, so that a run leaves nothing behind; derandomised, so that a failure comes back on the next run.
+# No database, so that a run leaves nothing behind; derandomised, so that a failure comes back.
 settings.register_profile("evalflow", database=None, deadline=None, derandomize=True)
 settings.load_profile("evalflow")
 

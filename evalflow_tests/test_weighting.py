@@ -25,9 +25,7 @@ def ordinary(rng: np.random.Generator, sigma: float, n_days: int = 28) -> dict[d
     return volumes_of(np.round(base * rng.lognormal(0, sigma, n_days)).astype(int).tolist())
 
 
-rows_of_days = st.lists(
-    st.tuples(st.integers(0, 27), st.floats(0.001, 1.0, exclude_min=True)), min_size=1, max_size=60
-)
+rows_of_days = st.lists(st.tuples(st.integers(0, 27), st.floats(0.001, 1.0, exclude_min=True)), min_size=1, max_size=60)
 
 
 @given(rows=rows_of_days, masses=st.lists(st.floats(0.5, 1e6), min_size=28, max_size=28))
@@ -50,7 +48,9 @@ def test_within_a_day_weights_go_by_one_over_pi() -> None:
 
 
 def test_a_day_without_mass_weighs_nothing() -> None:
-    weights = row_weights(pl.Series([MONDAY, MONDAY + timedelta(days=1)]), pl.Series([0.5, 0.5]), traffic_masses({MONDAY: 70}))
+    weights = row_weights(
+        pl.Series([MONDAY, MONDAY + timedelta(days=1)]), pl.Series([0.5, 0.5]), traffic_masses({MONDAY: 70})
+    )
     assert weights.to_list() == [1.0, 0.0]
 
 
@@ -63,7 +63,7 @@ def test_traffic_masses_are_the_volumes() -> None:
 
 
 def test_a_spike_is_capped_three_sigmas_above_its_class_and_nothing_else_is() -> None:
-    """All weekdays 1,000 and weekends 600: the spread is zero, so s = .10 and the cap is 1,000 e^.3 = 1,349.9."""
+    """Weekdays 1,000, weekends 600: the spread is zero, so s = .10 and the cap is 1,000 e^.3 = 1,349.9."""
     counts = [1000 if n % 7 < 5 else 600 for n in range(28)]
     counts[9] = 10_000  # a Wednesday
     masses = steady_state_masses(volumes_of(counts), MAX_SIGMAS)
@@ -83,7 +83,8 @@ def test_the_cap_follows_the_pooled_mad_as_scipy_computes_it() -> None:
     masses = steady_state_masses(volumes, MAX_SIGMAS)
     logs = {day: np.log(volume) for day, volume in volumes.items()}
     medians = {
-        side: np.median([value for day, value in logs.items() if (day.weekday() >= 5) == side]) for side in (True, False)
+        side: np.median([value for day, value in logs.items() if (day.weekday() >= 5) == side])
+        for side in (True, False)
     }
     residuals = [value - medians[day.weekday() >= 5] for day, value in logs.items()]
     sigma = stats.median_abs_deviation(residuals, scale="normal")  # scale .67449 = 1 / 1.4826
@@ -96,7 +97,7 @@ def test_the_cap_follows_the_pooled_mad_as_scipy_computes_it() -> None:
 def test_ordinary_noisy_days_are_left_alone(sigma: float) -> None:
     rng = np.random.default_rng(11)
     damped = [len(steady_state_masses(ordinary(rng, sigma), MAX_SIGMAS).damped) for _ in range(200)]
-    # Three sigmas above a median leave out .13 % of normal days; a sigma estimated from 28 days makes it .7 % at most.
+    # Three sigmas above a median leave out .13 % of normal days; a sigma estimated from 28 days makes it .7 %.
     assert sum(damped) / (200 * 28) < 0.01
 
 

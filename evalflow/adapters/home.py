@@ -87,11 +87,12 @@ class Home:
 
     @contextmanager
     def attach(self, connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open one view per table of the lake and per mart that is built, on an in-memory DuckDB connection."""
+        """Open one view per table of the lake and per mart that is built, on an in-memory connection."""
         with self.lake.attach(connection):
             for file in sorted([*self.marts.glob("fct_*.parquet"), *self.marts.glob("dim_*.parquet")]):
                 path = str(file).replace("'", "''")
-                connection.execute(f"create or replace view {file.stem} as select * from read_parquet('{path}')")
+                view = f"create or replace view {file.stem} as select * from read_parquet('{path}')"
+                connection.execute(view)
             yield connection
 
     def move_traffic_start(self, first_day: date) -> bool:

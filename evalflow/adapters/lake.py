@@ -163,4 +163,6 @@ def lake_at(url: str) -> Lake:
     try:
         return Lake(url)
     except (ValueError, ImportError) as error:
-        raise UsageError(f"The lake {url} cannot be opened ({error}); set lake_url to a folder or a URL that fsspec knows.") from error
+        raise UsageError(
+            f"The lake {url} cannot be opened ({error}); set lake_url to a folder or a URL that fsspec knows."
+        ) from error

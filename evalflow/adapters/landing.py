@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -15,7 +16,7 @@ import polars as pl
 
 from evalflow.adapters.home import Home
 from evalflow.adapters.lake import Lake
-from evalflow.adapters.native import Line, file_hash, find_files, read_lines
+from evalflow.adapters.native import FoundFiles, Line, file_hash, find_files, read_lines
 from evalflow.adapters.tables import LANDING, LANDING_FEEDBACK, QUARANTINE, TRACE_FILES, Table
 from evalflow.core.records import (
     FeedbackEvent,
@@ -71,7 +72,9 @@ class LandingReport:
         return sum(not report.is_new for report in self.files)
 
 
-def land(home: Home, paths: Iterable[str], on_file: Callable[[FileReport], None] = lambda report: None) -> LandingReport:
+def land(
+    home: Home, paths: Iterable[str], on_file: Callable[[FileReport], None] = lambda report: None
+) -> LandingReport:
     """Land every file under ``paths`` that is new or changed; calls ``on_file`` after each.
 
     Raises:
@@ -80,8 +83,8 @@ def land(home: Home, paths: Iterable[str], on_file: Callable[[FileReport], None]
     report = LandingReport()
     register = home.lake.read(TRACE_FILES, home.lake.keys(TRACE_FILES))
     landed = set(register["file_hash"])
-    next_seq = (register["landed_seq"].max() or 0) + 1 if len(register) else 1
-    found = [find_files(path) for path in paths]
+    next_seq = max(register["landed_seq"].to_list(), default=0) + 1
+    found = [_without_own_files(home, find_files(path)) for path in paths]
     report.ignored = [item for group in found for item in group.ignored]
     for path in dict.fromkeys(item for group in found for item in group.files):
         digest = file_hash(path)
@@ -93,11 +96,29 @@ def land(home: Home, paths: Iterable[str], on_file: Callable[[FileReport], None]
             next_seq += 1
         report.files.append(file_report)
         on_file(file_report)
-    trace_days = home.lake.read(TRACE_FILES, home.lake.keys(TRACE_FILES), ["trace_days"])["trace_days"].explode().drop_nulls()
+    trace_days = (
+        home.lake.read(TRACE_FILES, home.lake.keys(TRACE_FILES), ["trace_days"])["trace_days"].explode().drop_nulls()
+    )
     first_day = trace_days.min()
     if isinstance(first_day, date) and home.move_traffic_start(first_day):
         report.start_moved_to = first_day
     return report
+
+
+def newest_landed_day(lake: Lake) -> date | None:
+    """The newest day for which a trace or a feedback event has landed, or None while nothing has."""
+    register = _register(lake, tuple(lake.keys(TRACE_FILES)))
+    return max(
+        (day for name in ("trace_days", "feedback_days") for day in register[name].explode().drop_nulls()), default=None
+    )
+
+
+def _without_own_files(home: Home, found: FoundFiles) -> FoundFiles:
+    """A folder that holds the home must not feed the home's own tables back into it."""
+    own = [str(home.lake.root), *(str(home.path / name) for name in ("ledger", "cache", "marts"))]
+    owner = {item: next((folder for folder in own if Path(item).is_relative_to(folder)), None) for item in found.files}
+    left_aside = sorted({folder for folder in owner.values() if folder})
+    return FoundFiles([item for item in found.files if owner[item] is None], [*left_aside, *found.ignored])
 
 
 def landing_files(lake: Lake, table: Table, days_column: str, days: Iterable[date]) -> dict[date, list[str]]:
@@ -107,7 +128,9 @@ def landing_files(lake: Lake, table: Table, days_column: str, days: Iterable[dat
     for row in register.iter_rows(named=True):
         for day in row[days_column]:
             if day in wanted:
-                wanted[day] += sorted(str(path) for path in lake.fs.glob(lake.path(table, day, f"{row['file_hash']}-*")))
+                wanted[day] += sorted(
+                    str(path) for path in lake.fs.glob(lake.path(table, day, f"{row['file_hash']}-*"))
+                )
     return wanted
 
 
@@ -206,7 +229,9 @@ def _mark_moved(lake: Lake, traces: _Parts, seq: int, path: str) -> None:
 
     Without it the trace would stand in both days, since each day is merged by itself.
     """
-    mine = [lake.path(LANDING, day, f"{traces.digest}-{part:04d}") for day, n in traces.parts.items() for part in range(n)]
+    mine = [
+        lake.path(LANDING, day, f"{traces.digest}-{part:04d}") for day, n in traces.parts.items() for part in range(n)
+    ]
     if not mine:
         return
     with duckdb.connect(":memory:") as connection, lake.attach(connection):

@@ -120,10 +120,10 @@ class Ledger:
         found: list[tuple[str, str, CaseVersion]] = []
         for path in sorted(self.root.glob("*.jsonl")):
             head, *lines = path.read_bytes().rstrip(b"\n").split(b"\n")
-            header = msgspec.json.decode(head)
-            if hashlib.sha256(b"\n".join(lines)).hexdigest()[:32] != header["sha256_128"]:
+            header = _header_of(head)
+            if hashlib.sha256(b"\n".join(lines)).hexdigest()[:32] != header.get("sha256_128"):
                 raise BadInputError(
-                    f"The ledger file {path} was changed after it was written (its hash is not {header['sha256_128']}); "
+                    f"The ledger file {path} was changed after it was written (its hash is not {header.get('sha256_128')}); "
                     "restore it from a backup, and change a case by importing a new version instead."
                 )
             decoder = msgspec.json.Decoder(CaseVersion)
@@ -155,3 +155,12 @@ class Ledger:
             if held is None or version.version >= held.version:
                 newest[version.case_id] = version
         return newest
+
+
+def _header_of(line: bytes) -> dict[str, Any]:
+    """A file's first line; empty when it is none, so that a cut or garbled file fails the check of its hash."""
+    try:
+        header = msgspec.json.decode(line)
+    except msgspec.DecodeError:
+        return {}
+    return header if isinstance(header, dict) else {}

@@ -5,7 +5,7 @@ checksum), e-mail addresses, phone numbers.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -78,7 +78,7 @@ def _recognisers(entities: tuple[str, ...], phone_regions: tuple[str, ...]) -> l
         def validate_result(self, pattern_text: str) -> bool:
             return bool(domains(pattern_text).top_domain_under_public_suffix)
 
-    makers = {
+    makers: dict[str, Callable[[], EntityRecognizer]] = {
         "CREDIT_CARD": CreditCardRecognizer,
         "IBAN_CODE": IbanRecognizer,
         "EMAIL_ADDRESS": OfflineEmailRecognizer,

@@ -78,9 +78,7 @@ _LANDED: dict[str, pl.DataType | type[pl.DataType]] = {
     "source_file": pl.String,
 }
 
-LANDING = Table(
-    "landing", "day", "a trace as a file gave it", {**_TRACE, **_LANDED, "is_moved_away": pl.Boolean}
-)
+LANDING = Table("landing", "day", "a trace as a file gave it", {**_TRACE, **_LANDED, "is_moved_away": pl.Boolean})
 LANDING_FEEDBACK = Table("landing_feedback", "day", "a feedback event as a file gave it", {**_FEEDBACK, **_LANDED})
 TRACE_FILES = Table(
     "trace_files",
@@ -103,7 +101,9 @@ QUARANTINE = Table(
     "a line that could not be used, with its reason",
     {"path": pl.String, "line": pl.Int64, "reason": pl.String, "excerpt": pl.String},
 )
-RAW_TRACES = Table("raw_traces", "day", "a trace, newest version", {**_TRACE, "source_file": pl.String, "line": pl.Int64})
+RAW_TRACES = Table(
+    "raw_traces", "day", "a trace, newest version", {**_TRACE, "source_file": pl.String, "line": pl.Int64}
+)
 FEEDBACK = Table("feedback", "day", "a feedback event", {**_FEEDBACK, "source_file": pl.String, "line": pl.Int64})
 TRACE_SIGNALS = Table(
     "trace_signals",

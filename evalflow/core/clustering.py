@@ -180,12 +180,12 @@ def _direction(labels: np.ndarray, plan: FitPlan) -> int:
 
 
 def _umap(vectors: np.ndarray, plan: FitPlan) -> np.ndarray:
-    import umap
-
     n = len(vectors)
     with warnings.catch_warnings():
-        # A seeded UMAP runs on one thread and says so; disconnected vertices are expected in small samples.
+        # UMAP warns of an optional package, of its single seeded thread, and of small samples: all as wanted here.
         warnings.simplefilter("ignore")
+        import umap
+
         return umap.UMAP(
             n_components=min(plan.umap_components, n - 2),
             n_neighbors=min(plan.umap_neighbors, n - 1),
@@ -197,10 +197,10 @@ def _umap(vectors: np.ndarray, plan: FitPlan) -> np.ndarray:
 
 
 def _hdbscan(reduced: np.ndarray, share: float, plan: FitPlan) -> tuple[np.ndarray, float]:
-    import hdbscan
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside the library, about its own imports
+        import hdbscan
+
         model = hdbscan.HDBSCAN(
             min_cluster_size=max(plan.min_cluster_texts, round(share * len(reduced))),
             min_samples=plan.min_samples,

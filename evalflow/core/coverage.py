@@ -119,7 +119,9 @@ def measure(
     terms = jsd_terms(p, counts) if is_measurable else None
     traffic = table["production_share_traffic"].to_numpy()
     raw = float(min(terms.sum(), 1.0)) if terms is not None else None
-    bins = tuple(_bin_row(row, None if terms is None else float(terms[i])) for i, row in enumerate(table.iter_rows(named=True)))
+    bins = tuple(
+        _bin_row(row, None if terms is None else float(terms[i])) for i, row in enumerate(table.iter_rows(named=True))
+    )
     return Coverage(
         weighting=weighting,
         n_sampled=len(production),
@@ -142,7 +144,9 @@ def _by_bin(production: pl.DataFrame, golden: pl.DataFrame, labels: Mapping[str,
         n_sampled=pl.len().cast(pl.Int64),
     )
     of_golden = golden.group_by("bin").agg(golden_cases=pl.len().cast(pl.Int64), newest_case_on=pl.col("day").max())
-    order = pl.DataFrame({"bin": list(labels), "label": list(labels.values())}, schema={"bin": pl.String, "label": pl.String})
+    order = pl.DataFrame(
+        {"bin": list(labels), "label": list(labels.values())}, schema={"bin": pl.String, "label": pl.String}
+    )
     return (
         order.join(of_production, on="bin", how="left", maintain_order="left")
         .join(of_golden, on="bin", how="left", maintain_order="left")
@@ -177,7 +181,9 @@ def _alarms(value: float | None, limit: float, bins: Sequence[BinCoverage]) -> t
     if value is None or value <= limit:
         return ()
     causes = sorted((row for row in bins if row.jsd_term), key=lambda row: -(row.jsd_term or 0))[:3]
-    named = ", ".join(f"{row.label} ({'under' if row.golden_share < row.production_share else 'over'}-tested)" for row in causes)
+    named = ", ".join(
+        f"{row.label} ({'under' if row.golden_share < row.production_share else 'over'}-tested)" for row in causes
+    )
     return (Alarm("jsd", value, limit, None, f"JSD {value:.3f} is above {limit}; most of it comes from {named}"),)
 
 

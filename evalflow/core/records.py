@@ -5,6 +5,7 @@ Absent is null, never false. Fields that the format does not know are kept in ``
 Keep out: files (``adapters/native.py``) and every other project's format.
 """
 
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -13,13 +14,15 @@ import msgspec
 
 UtcTime = Annotated[datetime, msgspec.Meta(tz=True)]
 Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Amount = Annotated[float, msgspec.Meta(ge=0, le=sys.float_info.max)]
 Origin = Literal["hand-authored", "synthetic", "production"]
 
 
 class Signals(msgspec.Struct, forbid_unknown_fields=False):
     schema_valid: bool | None = None
     regenerated: bool | None = None
-    edited_chars: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    edited_chars: Count | None = None
     accepted: bool | None = None
     thumbs: Literal["up", "down"] | None = None
     rating: Annotated[int, msgspec.Meta(ge=1, le=5)] | None = None
@@ -53,11 +56,11 @@ class Trace(msgspec.Struct, kw_only=True):
     locale: str | None = None
     intent: str | None = None
     tool_calls: list[ToolCall] | None = None
-    input_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    output_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    context_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    latency_ms: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    cost_usd: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    context_tokens: Count | None = None
+    latency_ms: Amount | None = None
+    cost_usd: Amount | None = None
     error: Any = None
     signals: Signals | None = None
     tags: dict[str, Any] | list[str] | None = None
@@ -102,6 +105,13 @@ class Unusable:
 Record = Trace | FeedbackEvent | GoldenCase
 _TRACE_FIELDS = frozenset(Trace.__struct_fields__)
 _SIGNAL_FIELDS = frozenset(Signals.__struct_fields__)
+_TOOL_CALL_FIELDS = frozenset(ToolCall.__struct_fields__)
+_LEDGER_FIELDS = frozenset({"version", "effective_on", "weight"})
+"""What `evalflow golden export` adds to a case and the ledger gives anew on import."""
+_CASE_FIELDS = frozenset(GoldenCase.__struct_fields__) | _LEDGER_FIELDS
+_TRACE_COUNTS = ("turn_index", "input_tokens", "output_tokens", "context_tokens")
+_SIGNAL_COUNTS = ("edited_chars", "rating")
+_TIME_ADVICE = "write it in UTC, for example 2026-06-01T12:00:00Z"
 
 
 def parse_record(row: Any, limits: Limits) -> Trace | FeedbackEvent | Unusable:
@@ -110,14 +120,16 @@ def parse_record(row: Any, limits: Limits) -> Trace | FeedbackEvent | Unusable:
         return Unusable(f"a line must be a JSON object, this is a {type(row).__name__}")
     if "case_id" in row and "trace_id" not in row:
         return Unusable("this is a golden case; import it with `evalflow golden import`")
-    is_feedback = "name" in row and "value" in row and "input" not in row
+    is_feedback = "name" in row and "input" not in row
     try:
-        record: Trace | FeedbackEvent = msgspec.convert(row, FeedbackEvent if is_feedback else Trace)
+        record: Trace | FeedbackEvent = msgspec.convert(
+            _with_whole_counts(row), FeedbackEvent if is_feedback else Trace
+        )
+        record.timestamp = record.timestamp.astimezone(UTC)
     except msgspec.ValidationError as error:
         return Unusable(_reason(error))
     except (ValueError, OverflowError) as error:
         return Unusable(f"a value cannot be read: {error}")
-    record.timestamp = record.timestamp.astimezone(UTC)
     if isinstance(record, Trace):
         _keep_unknown_fields(record, row)
     return _out_of_bounds(record, record.timestamp, limits) or record
@@ -131,13 +143,29 @@ def parse_golden_case(row: Any, max_text_bytes: int) -> GoldenCase | Unusable:
         return Unusable("this is a trace, not a golden case; land it with `evalflow ingest`")
     try:
         case = msgspec.convert(row, GoldenCase)
+        case.created_at = None if case.created_at is None else case.created_at.astimezone(UTC)
     except msgspec.ValidationError as error:
         return Unusable(_reason(error))
     except (ValueError, OverflowError) as error:
         return Unusable(f"a value cannot be read: {error}")
-    if case.created_at is not None:
-        case.created_at = case.created_at.astimezone(UTC)
+    unknown = {key: value for key, value in row.items() if key not in _CASE_FIELDS}
+    if unknown:
+        case.metadata = {**unknown, **(case.metadata or {})}
     return _unusable_text(case, max_text_bytes) or case
+
+
+def _with_whole_counts(row: dict[str, Any]) -> dict[str, Any]:
+    """12.0 is the integer 12 to JSON, and Parquet writers turn a count column with gaps into doubles."""
+    whole = {name: int(row[name]) for name in _TRACE_COUNTS if _is_whole(row.get(name))}
+    signals = row.get("signals")
+    if isinstance(signals, dict):
+        whole_signals = {name: int(signals[name]) for name in _SIGNAL_COUNTS if _is_whole(signals.get(name))}
+        whole |= {"signals": signals | whole_signals} if whole_signals else {}
+    return row | whole if whole else row
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, float) and value.is_integer()
 
 
 def _keep_unknown_fields(trace: Trace, row: dict[str, Any]) -> None:
@@ -145,6 +173,8 @@ def _keep_unknown_fields(trace: Trace, row: dict[str, Any]) -> None:
     signals = row.get("signals")
     if isinstance(signals, dict):
         unknown |= {f"signals.{key}": value for key, value in signals.items() if key not in _SIGNAL_FIELDS}
+    for number, call in enumerate(row.get("tool_calls") or []):
+        unknown |= {f"tool_calls.{number}.{key}": value for key, value in call.items() if key not in _TOOL_CALL_FIELDS}
     if unknown:
         trace.metadata = {**unknown, **(trace.metadata or {})}
 
@@ -164,7 +194,10 @@ def _unusable_text(record: Record, max_text_bytes: int) -> Unusable | None:
             continue
         if "\x00" in value:
             return Unusable(f"{name} contains a NUL character")
-        size = len(value.encode("utf-8", errors="surrogatepass"))
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            return Unusable(f"{name} contains half of a surrogate pair, which is not text")
         if size > max_text_bytes:
             return Unusable(f"{name} has {size:,} bytes, above ingest.max_text_bytes = {max_text_bytes:,}")
     if not getattr(record, "input", "x").strip():
@@ -176,9 +209,11 @@ def _reason(error: msgspec.ValidationError) -> str:
     """msgspec's message in the field's own terms: `$.signals.rating` becomes `signals.rating`."""
     text = str(error)
     message, _, path = text.partition(" - at `")
-    field = path.rstrip("`").removeprefix("$").lstrip(".")
+    field = path.rstrip("`").rpartition("$")[2].lstrip(".")
     if "timezone component" in message:
-        return f"{field} has no time zone; write it in UTC, for example 2026-06-01T12:00:00Z"
+        return f"{field} has no time zone; {_TIME_ADVICE}"
+    if field in ("timestamp", "created_at"):
+        return f"{field}: {message}; {_TIME_ADVICE}"
     return f"{field}: {message}" if field else message
 
 

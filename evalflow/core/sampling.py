@@ -35,7 +35,11 @@ def random_numbers(salt: str, ids: pl.Series) -> np.ndarray:
     top = 2.0**_HASH_BITS
     return np.array(
         [
-            (int.from_bytes(hashlib.blake2b(prefix + str(i).encode(), digest_size=8).digest(), "big") >> (64 - _HASH_BITS)) / top
+            (
+                int.from_bytes(hashlib.blake2b(prefix + str(i).encode(), digest_size=8).digest(), "big")
+                >> (64 - _HASH_BITS)
+            )
+            / top
             for i in ids
         ],
         dtype=float,

@@ -3,6 +3,9 @@
 Each is true, false, or null where it cannot be known. Source: docs/methods.md, "Signals".
 """
 
+from typing import Any
+
+import msgspec
 import polars as pl
 
 LOW_RATING = 2
@@ -49,14 +52,16 @@ def trace_signals(traces: pl.DataFrame, feedback: pl.DataFrame) -> pl.DataFrame:
         is_low_rated=_either(pl.col("rating") <= LOW_RATING, pl.col("later_low_rated")),
         is_guardrail_hit=~pl.col("guardrail").is_in(["false", "none", ""]),
         is_schema_failure=~pl.col("schema_valid"),
-        is_tool_failure=_tool_failure(),
+        is_tool_failure=pl.col("tool_calls").map_elements(_has_failed_call, return_dtype=pl.Boolean),
         is_error=pl.when(pl.col("error").is_not_null()).then(pl.lit(True)),
         confidence=pl.col("confidence"),
     )
     names = pl.concat_list(
         [pl.when(pl.col(name).fill_null(False)).then(pl.lit(name.removeprefix("is_"))) for name in NEGATIVE_SIGNALS]
     ).list.drop_nulls()
-    return signals.with_columns(negative_signals=names).with_columns(is_negative=pl.col("negative_signals").list.len() > 0)
+    return signals.with_columns(negative_signals=names).with_columns(
+        is_negative=pl.col("negative_signals").list.len() > 0
+    )
 
 
 def _either(now: pl.Expr, later: pl.Expr) -> pl.Expr:
@@ -64,11 +69,16 @@ def _either(now: pl.Expr, later: pl.Expr) -> pl.Expr:
     return pl.coalesce(now | later, now, later)
 
 
-def _tool_failure() -> pl.Expr:
-    """A call whose ``error`` is set; null when the trace does not say which tools it called."""
-    calls = pl.col("tool_calls")
-    failed = calls.str.replace_all(r'"error":null', "").str.contains(r'"error":')
-    return pl.when(calls.is_not_null()).then(failed)
+class _CallError(msgspec.Struct):
+    error: Any = None
+
+
+_CALLS = msgspec.json.Decoder(list[_CallError])
+
+
+def _has_failed_call(tool_calls: str) -> bool:
+    """Whether any call's own ``error`` is set; a field of that name among its arguments says nothing."""
+    return any(call.error not in (None, False, "") for call in _CALLS.decode(tool_calls))
 
 
 def _from_feedback(feedback: pl.DataFrame) -> pl.DataFrame:
@@ -76,12 +86,16 @@ def _from_feedback(feedback: pl.DataFrame) -> pl.DataFrame:
     name, value = pl.col("name").str.to_lowercase(), pl.col("value").str.to_lowercase()
     is_thumb = name.is_in(["thumbs", "thumb", "user_feedback"])
     is_rating = name.is_in(["rating", "stars"])
-    number = pl.col("value").cast(pl.Float64, strict=False)
+    number = value.cast(pl.Float64, strict=False)
     return (
         feedback.with_columns(
-            later_thumbs_down=pl.when(is_thumb).then(value.is_in(["down", "-1", "0", "false", "thumbs_down"])),
+            later_thumbs_down=pl.when(is_thumb).then(
+                value.is_in(["down", "false", "thumbs_down"]) | (number <= 0).fill_null(False)
+            ),
             later_low_rated=pl.when(is_rating).then(number <= LOW_RATING),
-            later_reported=pl.when(name.is_in(["reported", "report"])).then(~value.is_in(["false", "0"])),
+            later_reported=pl.when(name.is_in(["reported", "report"])).then(
+                ~(value.is_in(["false", "no"]) | (number == 0).fill_null(False))
+            ),
         )
         .group_by("trace_id")
         .agg(pl.col("later_thumbs_down", "later_low_rated", "later_reported").max())

@@ -59,7 +59,9 @@ def steady_state_masses(volumes: dict[date, int], max_sigmas: float) -> DayMasse
     residual = log_volume - median
     sigma = max(LEAST_SIGMA, MAD_TO_SIGMA * float(np.median(np.abs(residual - np.median(residual)))))
     capped = np.exp(np.minimum(log_volume, median + max_sigmas * sigma))
-    damped = {day: float(cap / present[day]) for day, cap in zip(days, capped, strict=True) if cap < present[day] * (1 - 1e-9)}
+    damped = {
+        day: float(cap / present[day]) for day, cap in zip(days, capped, strict=True) if cap < present[day] * (1 - 1e-9)
+    }
     same_weekday = {weekday: sum(day.weekday() == weekday for day in days) for weekday in range(7)}
     mass = {day: float(cap) / same_weekday[day.weekday()] for day, cap in zip(days, capped, strict=True)}
     return DayMasses("steady_state", mass, damped)

@@ -49,7 +49,9 @@ def schedules(home: Home) -> list[dg.ScheduleDefinition]:
     def monthly_taxonomy(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         """02:00 on the 1st: the taxonomy of the month that begins, fitted on the month that ended."""
         today = context.scheduled_execution_time.date()
-        return _closed(home, today) or dg.RunRequest(run_key=f"taxonomy:{today}", partition_key=str(first_of_month(today)))
+        return _closed(home, today) or dg.RunRequest(
+            run_key=f"taxonomy:{today}", partition_key=str(first_of_month(today))
+        )
 
     @dg.schedule(job=WEEKLY, cron_schedule="0 3 * * 1", default_status=dg.DefaultScheduleStatus.RUNNING)
     def weekly_coverage(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
@@ -85,4 +87,3 @@ def sensors(home: Home) -> list[dg.SensorDefinition]:
 def _closed(home: Home, today: date) -> dg.SkipReason | None:
     end = home.settings.traffic_end
     return dg.SkipReason(f"Traffic ended on {end}: there is nothing to do on {today}.") if end and today > end else None
-

@@ -7,7 +7,14 @@ import dagster as dg
 import polars as pl
 
 from evalflow.adapters.home import Home
-from evalflow.adapters.tables import BIN_ASSIGNMENTS, CLUSTERS, COVERAGE_METRICS, EMBEDDINGS, RAW_TRACES, STRATIFIED_SAMPLES
+from evalflow.adapters.tables import (
+    BIN_ASSIGNMENTS,
+    CLUSTERS,
+    COVERAGE_METRICS,
+    EMBEDDINGS,
+    RAW_TRACES,
+    STRATIFIED_SAMPLES,
+)
 from evalflow.defs.resources import HomeResource
 
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
@@ -43,12 +50,26 @@ def _check(
     return run_check
 
 
-def station_checks(daily: dg.PartitionsDefinition, weekly: dg.PartitionsDefinition, monthly: dg.PartitionsDefinition) -> list[dg.AssetChecksDefinition]:
+def station_checks(
+    daily: dg.PartitionsDefinition, weekly: dg.PartitionsDefinition, monthly: dg.PartitionsDefinition
+) -> list[dg.AssetChecksDefinition]:
     """Every check of the pipeline, in flow order."""
     return [
-        _check("raw_traces", "trace_ids_are_unique", "A trace_id stands once in its day.", daily, _duplicate_ids, blocking=True),
         _check(
-            "raw_traces", "timestamps_lie_in_their_day", "Every trace's UTC day is its partition.", daily, _wrong_day, blocking=True
+            "raw_traces",
+            "trace_ids_are_unique",
+            "A trace_id stands once in its day.",
+            daily,
+            _duplicate_ids,
+            blocking=True,
+        ),
+        _check(
+            "raw_traces",
+            "timestamps_lie_in_their_day",
+            "Every trace's UTC day is its partition.",
+            daily,
+            _wrong_day,
+            blocking=True,
         ),
         _check(
             "stratified_samples",
@@ -66,11 +87,46 @@ def station_checks(daily: dg.PartitionsDefinition, weekly: dg.PartitionsDefiniti
             _volume_missed,
             blocking=False,
         ),
-        _check("embeddings", "vectors_are_unit_and_of_one_model", "Cosines need unit vectors of one model.", daily, _bad_vector, blocking=True),
-        _check("clusters", "cluster_count_is_usable", "A taxonomy has 20 to 80 clusters; small samples may give fewer.", monthly, _cluster_count, blocking=False),
-        _check("bin_assignments", "weights_sum_to_one", "Both weightings of the window's traces sum to one.", weekly, _weights_off, blocking=True),
-        _check("coverage_metrics", "terms_add_up_to_jsd", "The per-bin terms add up to the raw JSD.", weekly, _terms_off, blocking=True),
-        _check("coverage_metrics", "jsd_is_below_threshold", "The suite still looks like the traffic. Drift warns, it never blocks.", weekly, _jsd_high, blocking=False),
+        _check(
+            "embeddings",
+            "vectors_are_unit_and_of_one_model",
+            "Cosines need unit vectors of one model.",
+            daily,
+            _bad_vector,
+            blocking=True,
+        ),
+        _check(
+            "clusters",
+            "cluster_count_is_usable",
+            "A taxonomy has 20 to 80 clusters; small samples may give fewer.",
+            monthly,
+            _cluster_count,
+            blocking=False,
+        ),
+        _check(
+            "bin_assignments",
+            "weights_sum_to_one",
+            "Both weightings of the window's traces sum to one.",
+            weekly,
+            _weights_off,
+            blocking=True,
+        ),
+        _check(
+            "coverage_metrics",
+            "terms_add_up_to_jsd",
+            "The per-bin terms add up to the raw JSD.",
+            weekly,
+            _terms_off,
+            blocking=True,
+        ),
+        _check(
+            "coverage_metrics",
+            "jsd_is_below_threshold",
+            "The suite still looks like the traffic. Drift warns, it never blocks.",
+            weekly,
+            _jsd_high,
+            blocking=False,
+        ),
     ]
 
 
@@ -93,11 +149,15 @@ def _bad_probability(home: Home, day: date) -> str | None:
 
 
 def _volume_missed(home: Home, day: date) -> str | None:
-    sample = home.lake.read(STRATIFIED_SAMPLES, [day], ["inclusion_probability", "day_traces", "session_id", "trace_id"])
+    sample = home.lake.read(
+        STRATIFIED_SAMPLES, [day], ["inclusion_probability", "day_traces", "session_id", "trace_id"]
+    )
     if sample.is_empty():
         return None
     true = sample["day_traces"][0]
-    by_session = sample.group_by(pl.coalesce("session_id", "trace_id")).agg(w=(1 / pl.col("inclusion_probability")).sum())["w"]
+    by_session = sample.group_by(pl.coalesce("session_id", "trace_id")).agg(
+        w=(1 / pl.col("inclusion_probability")).sum()
+    )["w"]
     # Horvitz-Thompson: sessions are drawn together, so their totals are the independent units.
     spread = float(((sample["inclusion_probability"].mean() or 1) < 1) * (by_session**2).sum() ** 0.5)  # type: ignore[operator]  # a mean of floats
     estimate = float((1 / sample["inclusion_probability"]).sum())
@@ -136,7 +196,11 @@ def _terms_off(home: Home, week: date) -> str | None:
     if rows.is_empty() or rows["jsd_raw"][0] is None:
         return None
     total = float(rows["jsd_term"].sum())
-    return f"terms add up to {total:.6f}, raw JSD is {rows['jsd_raw'][0]:.6f}" if abs(total - rows["jsd_raw"][0]) > TOLERANCE else None
+    return (
+        f"terms add up to {total:.6f}, raw JSD is {rows['jsd_raw'][0]:.6f}"
+        if abs(total - rows["jsd_raw"][0]) > TOLERANCE
+        else None
+    )
 
 
 def _jsd_high(home: Home, week: date) -> str | None:

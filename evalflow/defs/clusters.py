@@ -103,7 +103,9 @@ def cluster_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
             made_from = TAXONOMY.made_from(workspace, month)
             texts = _fit_texts(workspace, chosen.month)
             if texts.is_empty():
-                workspace.lake.write(TAXONOMY_TEXTS, month, pl.DataFrame(schema=TAXONOMY_TEXTS.schema), made_from=made_from)
+                workspace.lake.write(
+                    TAXONOMY_TEXTS, month, pl.DataFrame(schema=TAXONOMY_TEXTS.schema), made_from=made_from
+                )
                 workspace.lake.write(CLUSTERS, month, pl.DataFrame(schema=CLUSTERS.schema), made_from=made_from)
                 report(context, month, {"dagster/partition_row_count": 0, "reason": "no sampled texts to fit on"})
                 continue
@@ -176,7 +178,9 @@ def _fit_texts(home: Home, month: date) -> pl.DataFrame:
     )
 
 
-def _fit(home: Home, month: date, chosen: FitMonth, texts: pl.DataFrame, made_from: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _fit(
+    home: Home, month: date, chosen: FitMonth, texts: pl.DataFrame, made_from: str
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     settings = home.settings.clustering
     fitted = texts.head(settings.max_fit_texts)  # hashes are uniform, so the first ones are a random subset
     vectors = vectors_of(fitted["vector"])
@@ -206,7 +210,9 @@ def _fit(home: Home, month: date, chosen: FitMonth, texts: pl.DataFrame, made_fr
     return sample, rows
 
 
-def _cluster_rows(texts: pl.DataFrame, fitted: pl.DataFrame, vectors: np.ndarray, fit: Fit, settings: Clustering) -> pl.DataFrame:
+def _cluster_rows(
+    texts: pl.DataFrame, fitted: pl.DataFrame, vectors: np.ndarray, fit: Fit, settings: Clustering
+) -> pl.DataFrame:
     """Per cluster: size, share of the fit month's traffic, label, and the example nearest to its centre."""
     everything = assign(vectors_of(texts["vector"]), vectors, fit.labels, np.inf, settings.vote_neighbors)
     mass = np.bincount(everything.cluster, weights=texts["mass"].to_numpy(), minlength=fit.n_clusters)
@@ -237,14 +243,19 @@ def _assign_week(home: Home, week: date) -> pl.DataFrame:
     home.lake.require(STRATIFIED_SAMPLES, closed_days)
     home.lake.require(EMBEDDINGS, closed_days)
     sample = home.lake.read(
-        STRATIFIED_SAMPLES, window, ["trace_id", "session_id", "text_hash", "inclusion_probability", "day_traces"], with_key=True
+        STRATIFIED_SAMPLES,
+        window,
+        ["trace_id", "session_id", "text_hash", "inclusion_probability", "day_traces"],
+        with_key=True,
     )
     cases = home.ledger.as_of(sunday_of(week))
     if sample.is_empty():
         return pl.DataFrame(schema=BIN_ASSIGNMENTS.schema)
     taxonomy = load_taxonomy(home.lake, home.calendar.month_in_force(week))
     texts = home.lake.read(EMBEDDINGS, window).unique("text_hash", keep="first", maintain_order=True)
-    placed = taxonomy.place(vectors_of(texts["vector"]), texts["model_id"].unique().to_list(), home.settings.clustering.vote_neighbors)
+    placed = taxonomy.place(
+        vectors_of(texts["vector"]), texts["model_id"].unique().to_list(), home.settings.clustering.vote_neighbors
+    )
     volumes = {row[0]: int(row[1]) for row in sample.group_by("day").agg(pl.col("day_traces").first()).iter_rows()}
     steady = steady_state_masses(volumes, home.settings.coverage.max_day_mass_sigmas)
     traffic = traffic_masses(volumes)
@@ -275,7 +286,9 @@ def _completed(rows: pl.DataFrame, taxonomy: Taxonomy) -> pl.DataFrame:
 def _taxonomy_metadata(rows: pl.DataFrame, settings: Clustering) -> dict[str, Any]:
     head = rows.row(0, named=True)
     n = head["n_clusters"]
-    largest = [f"| {r['cluster_id']} | {r['label']} | {r['traffic_share']:.1%} |" for r in rows.head(15).iter_rows(named=True)]
+    largest = [
+        f"| {r['cluster_id']} | {r['label']} | {r['traffic_share']:.1%} |" for r in rows.head(15).iter_rows(named=True)
+    ]
     note = None
     if not settings.fewest_clusters <= n <= settings.most_clusters:
         note = f"{n} clusters: outside {settings.fewest_clusters} to {settings.most_clusters}, because the sample is small or uniform"
@@ -289,7 +302,9 @@ def _taxonomy_metadata(rows: pl.DataFrame, settings: Clustering) -> dict[str, An
         "relative DBCV": head["dbcv"],
         "cluster share used": head["min_cluster_share"],
         "note": note,
-        "largest clusters": dg.MetadataValue.md("\n".join(["| id | label | share of traffic |", "|---|---|---|", *largest])),
+        "largest clusters": dg.MetadataValue.md(
+            "\n".join(["| id | label | share of traffic |", "|---|---|---|", *largest])
+        ),
     }
 
 

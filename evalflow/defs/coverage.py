@@ -11,9 +11,9 @@ import polars as pl
 
 from evalflow.adapters.charts import as_markdown, heatmap_png
 from evalflow.adapters.home import Home
-from evalflow.adapters.tables import BIN_ASSIGNMENTS, COVERAGE_METRICS
+from evalflow.adapters.tables import BIN_ASSIGNMENTS, COVERAGE_METRICS, TRACE_FILES
 from evalflow.adapters.taxonomy import Taxonomy, load_taxonomy
-from evalflow.core.calendar import DAYS_PER_WEEK, WINDOW_WEEKS, sunday_of
+from evalflow.core.calendar import DAYS_PER_WEEK, WINDOW_WEEKS, monday_of, sunday_of
 from evalflow.core.coverage import Coverage, measure
 from evalflow.defs.clusters import place_golden
 from evalflow.defs.partitions import Partitions
@@ -73,7 +73,8 @@ class WeekCoverage:
             "novel_share": measured.novel_share,
             "alarms": [asdict(alarm) for alarm in measured.alarms],
             "bins": [
-                {**asdict(row), "newest_case_on": str(row.newest_case_on) if row.newest_case_on else None} for row in measured.bins
+                {**asdict(row), "newest_case_on": str(row.newest_case_on) if row.newest_case_on else None}
+                for row in measured.bins
             ],
         }
 
@@ -135,8 +136,17 @@ def measure_week(home: Home, week: date, golden_as_of: date | None = None) -> We
         if golden_as_of in (None, sunday_of(week))
         else place_golden(home, taxonomy, home.ledger.as_of(as_of))
     )
-    coverage = measure(production, golden, taxonomy.bins, production["weighting"][0], home.settings.coverage.jsd_threshold)
+    coverage = measure(
+        production, golden, taxonomy.bins, production["weighting"][0], home.settings.coverage.jsd_threshold
+    )
     return WeekCoverage(week, as_of, home.calendar.is_provisional(week), window, taxonomy, coverage, production)
+
+
+def newest_week(home: Home, until: date) -> date:
+    """The newest week up to the one that holds ``until`` in which traces were landed; that one itself if none were."""
+    landed = home.lake.read(TRACE_FILES, home.lake.keys(TRACE_FILES), ["trace_days"])["trace_days"].to_list()
+    days = [day for file in landed for day in file if day <= sunday_of(monday_of(until))]
+    return monday_of(max(days, default=until))
 
 
 def _rows(measured: WeekCoverage) -> pl.DataFrame:

@@ -72,6 +72,10 @@ def embedding_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
 def vector_frame(vectors: dict[str, np.ndarray], model_id: str) -> pl.DataFrame:
     """Rows of ``embeddings`` from vectors by text hash."""
     return pl.DataFrame(
-        {"text_hash": list(vectors), "model_id": [model_id] * len(vectors), "vector": [v.tolist() for v in vectors.values()]},
+        {
+            "text_hash": list(vectors),
+            "model_id": [model_id] * len(vectors),
+            "vector": [v.tolist() for v in vectors.values()],
+        },
         schema=EMBEDDINGS.schema,
     )

@@ -1,18 +1,20 @@
 """Station marts: the dbt models of ``dbt_models/`` as assets, their dbt tests as asset checks.
 
-What dbt needs to be loaded (its manifest) and what it leaves behind lies in the home's cache, so that homes do not
-share anything and an installed package is never written to. Keep out: SQL, which is in ``dbt_models``.
+What dbt needs to be loaded (its manifest) and what it leaves behind lies in the home's cache, so that homes
+share nothing and an installed package is never written to. Keep out: SQL, which is in ``dbt_models``.
 """
 
+import glob
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -31,15 +33,20 @@ if TYPE_CHECKING:
     from dagster_dbt import DagsterDbtTranslator, DbtCliInvocation, DbtCliResource
 
 GROUP = "marts"
+LAKE_VARIABLE, MARTS_VARIABLE = "DBT_EVALFLOW_LAKE", "DBT_EVALFLOW_MARTS"
 PROJECT = "dbt_models"
 PROJECT_FILE = "dbt_project.yml"
+TARGET = "lake"
 SOURCES = ("*.yml", "models/**/*.*", "macros/**/*.*", "tests/**/*.*")
 """What dbt parses; `target` and `logs`, which appear when somebody runs dbt by hand, are left out."""
 MANIFEST, PARSED = "manifest.json", "partial_parse.msgpack"
 FAILED = ("error", "fail", "runtime error")
+STALE_RUN_S = 7 * 24 * 3600
 
 MARTS_JOB = dg.define_asset_job(
-    "marts", dg.AssetSelection.groups(GROUP), description="Build the marts from the lake with dbt, and test them."
+    "marts",
+    dg.AssetSelection.groups(GROUP),
+    description="Build the marts from the lake with dbt, and test them.",
 )
 
 
@@ -47,19 +54,23 @@ def marts_assets(home: Home) -> list[dg.AssetsDefinition]:
     """One asset per mart. The first load in a home lets dbt parse its project, which takes some seconds."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="sqlglotrs is deprecated", category=DeprecationWarning)
-        from dagster_dbt import dbt_assets  # requires sqlglot with that parser
+        from dagster_dbt import dbt_assets  # it is dagster-dbt that asks for sqlglotrs
 
     @dbt_assets(manifest=manifest_of(home), name="dbt_marts", dagster_dbt_translator=_translator())
     def dbt_marts(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
         workspace = home.open()
         workspace.marts.mkdir(exist_ok=True)
         manifest = manifest_of(workspace)
+        _sweep_failed_runs(workspace)
         target = Path(tempfile.mkdtemp(prefix="run-", dir=_dbt_cache(workspace)))
         with _dbt_environment(workspace, manifest.parent):
-            invocation = _dbt().cli(["build"], context=context, target_path=target, raise_on_error=False)
+            invocation = _dbt().cli(
+                ["build"], context=context.op_execution_context, target_path=target, raise_on_error=False
+            )
         for event in invocation.stream():
             if isinstance(event, dg.Output):
-                context.add_output_metadata(_mart_metadata(workspace, event.output_name), output_name=event.output_name)
+                name = event.output_name
+                context.add_output_metadata({"dagster/row_count": _rows_of(workspace, name)}, output_name=name)
             yield event
         if not invocation.is_successful():
             raise dg.Failure(_what_failed(invocation))
@@ -80,13 +91,13 @@ def project_folder() -> Path:
         if (place / PROJECT_FILE).exists():
             return place
     raise UsageError(
-        f"The dbt project is neither at {places[0]} nor at {places[1]}; install evalflow from its wheel, or editable from a "
-        "complete checkout."
+        f"The dbt project is neither at {places[0]} nor at {places[1]}; install evalflow from its wheel, or "
+        "editable from a complete checkout."
     )
 
 
 def manifest_of(home: Home) -> Path:
-    """dbt's manifest of the project as it is now; parsed once per version of project and dbt, and kept in the cache."""
+    """dbt's manifest of the project as it is now; parsed once per version of project and dbt, then cached."""
     project = project_folder()
     manifest = _dbt_cache(home) / _version_of(project) / MANIFEST
     if not manifest.exists():
@@ -95,22 +106,34 @@ def manifest_of(home: Home) -> Path:
 
 
 def _version_of(project: Path) -> str:
-    digest = hashlib.sha256(f"{metadata.version('dbt-core')} {metadata.version('dbt-duckdb')} {project}".encode())
+    versions = [metadata.version(package) for package in ("dbt-core", "dbt-duckdb")]
+    digest = hashlib.sha256(" ".join([*versions, str(project)]).encode())
     for path in sorted(path for pattern in SOURCES for path in project.glob(pattern)):
         digest.update(str(path.relative_to(project)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def _parse(home: Home, project: Path, folder: Path) -> None:
-    """Parse beside ``folder`` and move the result there file by file, since several processes may do so at once."""
+    """Parse beside ``folder`` and move the files there whole: several processes may do so at once."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="parse-", dir=_dbt_cache(home)) as fresh, _dbt_environment(home, Path(fresh)):
-        command = [_dbt_executable(), "--quiet", "parse", "--project-dir", str(project), "--profiles-dir", str(project)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    where = ["--project-dir", str(project), "--profiles-dir", str(project), "--target", TARGET]
+    with tempfile.TemporaryDirectory(prefix="parse-", dir=_dbt_cache(home)) as fresh:
+        with _dbt_environment(home, Path(fresh)):
+            done = subprocess.run(
+                [_dbt_executable(), "--quiet", "parse", *where], capture_output=True, text=True, check=False
+            )
         if done.returncode:
-            raise UsageError(f"dbt cannot parse {project}: {done.stdout.strip()}")
+            raise UsageError(f"dbt cannot parse {project}: {(done.stdout + done.stderr).strip()}")
         for name in (PARSED, MANIFEST):
             Path(fresh, name).replace(folder / name)
+
+
+def _sweep_failed_runs(home: Home) -> None:
+    """A run that failed leaves its log; nobody reads it after a week."""
+    for folder in [*_dbt_cache(home).glob("run-*"), *_dbt_cache(home).glob("parse-*")]:
+        with suppress(FileNotFoundError):  # another process sweeps too
+            if time.time() - folder.stat().st_mtime > STALE_RUN_S:
+                shutil.rmtree(folder)
 
 
 def _dbt_cache(home: Home) -> Path:
@@ -121,10 +144,10 @@ def _dbt_cache(home: Home) -> Path:
 
 @contextmanager
 def _dbt_environment(home: Home, target: Path) -> Iterator[None]:
-    """What the project reads from the environment; dagster-dbt hands on this process's own and takes no other."""
+    """What the project reads from the environment: dagster-dbt hands on this process's own, and no other."""
     variables = {
-        "DBT_EVALFLOW_LAKE": home.lake.url,
-        "DBT_EVALFLOW_MARTS": str(home.marts),
+        LAKE_VARIABLE: glob.escape(home.lake.url),
+        MARTS_VARIABLE: str(home.marts),
         "DBT_TARGET_PATH": str(target),
         "DBT_LOG_PATH": str(target),
         "DO_NOT_TRACK": "1",
@@ -151,7 +174,7 @@ def _dbt() -> "DbtCliResource":
     from packaging.version import Version
 
     class QuietDbt(DbtCliResource):
-        """Without `dbt --version`, which asks the package index, and without a second adapter in this process."""
+        """Without `dbt --version`, which asks the package index, and without an adapter in this process."""
 
         @cached_property
         def _cli_version(self) -> Version:
@@ -161,14 +184,14 @@ def _dbt() -> "DbtCliResource":
             return None
 
     project = str(project_folder())
-    return QuietDbt(project_dir=project, profiles_dir=project, dbt_executable=_dbt_executable())
+    return QuietDbt(project_dir=project, profiles_dir=project, target=TARGET, dbt_executable=_dbt_executable())
 
 
 def _translator() -> "DagsterDbtTranslator":
     from dagster_dbt import DagsterDbtTranslator
 
     class Translator(DagsterDbtTranslator):
-        """Names and owners as everywhere in the asset graph; a dbt source is the asset that writes the table."""
+        """Names and owners as everywhere in the graph; a dbt source is the asset that writes the table."""
 
         def get_asset_key(self, dbt_resource_props: Any) -> dg.AssetKey:
             return dg.AssetKey(dbt_resource_props["name"])
@@ -185,9 +208,9 @@ def _translator() -> "DagsterDbtTranslator":
     return Translator()
 
 
-def _mart_metadata(home: Home, mart: str) -> dict[str, Any]:
+def _rows_of(home: Home, mart: str) -> int:
     rows = pl.scan_parquet(home.marts / f"{mart}.parquet", glob=False)
-    return {"dagster/row_count": rows.select(pl.len()).collect().item()}
+    return int(rows.select(pl.len()).collect().item())
 
 
 def _what_failed(invocation: "DbtCliInvocation") -> str:
@@ -196,5 +219,7 @@ def _what_failed(invocation: "DbtCliInvocation") -> str:
         results = invocation.get_artifact("run_results.json")["results"]
     except FileNotFoundError:
         return f"dbt stopped before it built anything: {invocation.get_error()}"
-    failed = [f"{result['unique_id'].split('.')[2]} ({result['message']})" for result in results if result["status"] in FAILED]
-    return f"dbt built the marts, but not well: {'; '.join(failed)}. Its log is {invocation.target_path / 'dbt.log'}."
+    failed = [row for row in results if row["status"] in FAILED]
+    named = "; ".join(f"{row['unique_id'].split('.')[2]} ({' '.join(row['message'].split())})" for row in failed)
+    log = invocation.target_path / "dbt.log"
+    return f"The marts are not to be trusted: dbt failed at {named}; its log is {log}."

@@ -14,6 +14,7 @@ from evalflow.core.calendar import TrafficCalendar, first_of_month, monday_of, n
 
 DAY_FORMAT = "%Y-%m-%d"
 
+
 def _mapping(start_offset: int, end_offset: int) -> dg.TimeWindowPartitionMapping:
     """A mapping by whole windows; a partition that the traffic's start or end cuts off is no error."""
     with warnings.catch_warnings():

@@ -76,11 +76,13 @@ def scrubbed(sample: pl.DataFrame, scrubber: Scrubber) -> pl.DataFrame:
 
 def _metadata(sample: pl.DataFrame, n_traces: int) -> dict[str, Any]:
     by_rule = sample["rules"].explode().drop_nulls().value_counts(sort=True) if len(sample) else None
-    rows = [f"| {row['rules']} | {row['count']} |" for row in by_rule.iter_rows(named=True)] if by_rule is not None else []
-    weight = 1 / sample["inclusion_probability"]
+    rows = (
+        [f"| {row['rules']} | {row['count']} |" for row in by_rule.iter_rows(named=True)] if by_rule is not None else []
+    )
+    weight = 1 / sample["inclusion_probability"].to_numpy()
     return {
         "traces of the day": n_traces,
-        "smallest inclusion probability": float(sample["inclusion_probability"].min()) if len(sample) else None,  # type: ignore[arg-type]  # a column of floats
+        "smallest inclusion probability": float(1 / weight.max()) if len(sample) else None,
         "Kish effective size": float(weight.sum() ** 2 / (weight**2).sum()) if len(sample) else None,
         "placeholders put in": int(sample["n_scrubbed"].sum()),
         "chosen by rule": dg.MetadataValue.md("\n".join(["| rule | traces |", "|---|---|", *rows])),

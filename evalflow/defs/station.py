@@ -60,7 +60,9 @@ def dates(context: dg.AssetExecutionContext) -> list[date]:
 
 def report(context: dg.AssetExecutionContext, key: date, metadata: Mapping[str, Any]) -> None:
     """Attach metadata to the one partition that it describes."""
-    context.add_asset_metadata({name: value for name, value in metadata.items() if value is not None}, partition_key=str(key))
+    context.add_asset_metadata(
+        {name: value for name, value in metadata.items() if value is not None}, partition_key=str(key)
+    )
 
 
 def parents(home: Home, table: Table, keys: Iterable[date]) -> list[tuple[str, str, str | None]]:

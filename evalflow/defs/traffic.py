@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 from dagster_duckdb import DuckDBResource
+from pydantic import Field
 
 from evalflow.adapters.home import Home
 from evalflow.adapters.landing import LandingReport, land, landing_files
@@ -65,7 +66,7 @@ select * from newest where age = 1 order by timestamp, trace_id, name, value
 class TraceFilesConfig(dg.Config):
     """Where to look; nothing means the `[sources]` of the settings."""
 
-    paths: list[str] = []
+    paths: list[str] = Field(default=[])
 
 
 def traffic_assets(partitions: Partitions, feedback_days: int) -> list[dg.AssetsDefinition]:
@@ -76,7 +77,9 @@ def traffic_assets(partitions: Partitions, feedback_days: int) -> list[dg.Assets
         code_version="1",
         description="A landed source file: every new or changed file of [sources] is read exactly once. Bad rows go to quarantine.",
     )
-    def trace_files(context: dg.AssetExecutionContext, home: HomeResource, config: TraceFilesConfig) -> dg.MaterializeResult:
+    def trace_files(
+        context: dg.AssetExecutionContext, home: HomeResource, config: TraceFilesConfig
+    ) -> dg.MaterializeResult:
         workspace = home.open()
         paths = config.paths or workspace.settings.sources.traces
         if not paths:
@@ -160,7 +163,9 @@ def _merge(
     with duckdb.get_connection() as connection, home.lake.attach(connection):
         for day in days:
             if files[day]:
-                named = [path if home.lake.is_local else str(home.lake.fs.unstrip_protocol(path)) for path in files[day]]
+                named = [
+                    path if home.lake.is_local else str(home.lake.fs.unstrip_protocol(path)) for path in files[day]
+                ]
                 rows = connection.sql(sql, params={"files": named}).pl()
             else:
                 rows = pl.DataFrame(schema=station.table.schema)
@@ -205,7 +210,8 @@ def _landing_metadata(landed: LandingReport) -> dict[str, Any]:
 def _signal_metadata(signals: pl.DataFrame) -> dict[str, Any]:
     known = [name for name in NEGATIVE_SIGNALS if signals[name].null_count() < len(signals)]
     rows = [
-        f"| {name.removeprefix('is_')} | {signals[name].sum()} | {len(signals) - signals[name].null_count()} |" for name in known
+        f"| {name.removeprefix('is_')} | {signals[name].sum()} | {len(signals) - signals[name].null_count()} |"
+        for name in known
     ]
     return {
         "negative share": float(signals["is_negative"].mean() or 0.0) if len(signals) else None,  # type: ignore[arg-type]  # mean of booleans is a float

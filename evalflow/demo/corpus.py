@@ -41,5 +41,6 @@ def load_corpus() -> Corpus:
 def _intents(path: Path) -> tuple[Intent, ...]:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     return tuple(
-        Intent(row["intent"], tuple(row["phrasings"]), tuple(row["good_answers"]), tuple(row["bad_answers"])) for row in rows
+        Intent(row["intent"], tuple(row["phrasings"]), tuple(row["good_answers"]), tuple(row["bad_answers"]))
+        for row in rows
     )

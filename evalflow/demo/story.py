@@ -1,7 +1,7 @@
 """Plays the demo world through the pipeline and tells what came out, week by week.
 
-Belongs here: preparing a home for the demo, walking the stations over it, the words of the story. Keep out: any
-figure of its own; every number is read from the home as `evalflow coverage` reads it.
+Belongs here: preparing a home for the demo, walking the stations over it, the words of the story. Keep out:
+figures of its own; every number is read from the home as `evalflow coverage` reads it.
 """
 
 import functools
@@ -22,7 +22,7 @@ from evalflow.adapters.tables import RAW_TRACES
 from evalflow.core.calendar import sunday_of
 from evalflow.core.records import GoldenCase, parse_golden_case
 from evalflow.demo.corpus import IN_CHECKOUT, is_checkout, load_corpus
-from evalflow.demo.world import FIRST_DAY, LAST_DAY, LAUNCH_DAY, SEED, World, generate, write
+from evalflow.demo.world import FIRST_DAY, LAST_DAY, LAUNCH_DAY, SEED, World, differing_files, generate, write
 from evalflow.errors import BadInputError, UsageError
 
 OnRange = Callable[[str, date, date, int, int], None]
@@ -85,31 +85,39 @@ class Story:
         }
 
     def tell(self, console: Console) -> None:
-        """The story in the terminal: what happened, when it crossed the line, what causes it, where to look."""
+        """The story in the terminal: what happened, when it crossed the line, why, where to look."""
         first, last = self.weeks[0], self.weeks[-1]
         console.print(
-            f"\n[bold]Fernhill[/bold], a shop for plants, has a support assistant: {self.n_traces:,} traces from "
-            f"{_spoken(FIRST_DAY)} to {_spoken(LAST_DAY)}, and a suite of {first['n_golden']} hand-written cases that nobody "
-            f"has touched since February. On {_spoken(LAUNCH_DAY)} the shop opens Fernhill Host.\n"
+            f"\n[bold]Fernhill[/bold], a shop for plants, has a support assistant: {self.n_traces:,} traces "
+            f"from {_spoken(FIRST_DAY)} to {_spoken(LAST_DAY)}, and a suite of {first['n_golden']} "
+            f"hand-written cases that nobody has touched since February. On {_spoken(LAUNCH_DAY)} the shop opens Fernhill "
+            "Host: gardeners by the hour, tools for hire, greenhouse space, smart watering.\n"
         )
         console.print(_series(self.weeks, self.threshold))
-        console.print(f"[dim]│ marks {self.threshold:g}, where a refresh starts. Each figure is the four weeks up to that Sunday.[/dim]\n")
+        console.print(
+            f"[dim]│ marks {self.threshold:g}, where a refresh starts. "
+            "Each figure is the four weeks up to that Sunday.[/dim]\n"
+        )
         self._tell_turn(console)
         console.print(f"\nWhat causes it, four weeks to {_spoken(date.fromisoformat(last['as_of']))}:")
         console.print(_causes(last))
         console.print(
-            f"[dim]The planted truth: {self.planted.launch_share:.0%} of that window is about Fernhill Host, no case is; the "
-            f"assistant failed {self.planted.failure_rate_before:.0%} of the time before the launch and "
-            f"{self.planted.failure_rate_after:.0%} since, and no score of the suite can show it.[/dim]\n"
+            f"[dim]The planted truth: {self.planted.launch_share:.0%} of that window is about Fernhill Host, "
+            f"no case is; the assistant failed {self.planted.failure_rate_before:.0%} of the time before the "
+            f"launch and {self.planted.failure_rate_after:.0%} since, and no score of the suite can show it.[/dim]\n"
         )
         home = escape(str(self.home))
         console.print(f"The demo's home is {home}", soft_wrap=True)
         console.print("Where to look next:")
         console.print(f"  evalflow ui --home {home}", soft_wrap=True)
-        console.print("    then open http://127.0.0.1:3000/assets/coverage_metrics: a heatmap and the bins of every week")
+        console.print("    then open http://127.0.0.1:3000/assets/coverage_metrics: heatmap and bins, week by week")
         console.print(f"  evalflow coverage --home {home} --as-of {last['as_of']}", soft_wrap=True)
         total = sum(self.computed.values())
-        console.print(f"[dim]{f'{total} partitions computed' if total else 'Everything was up to date, nothing was computed'}.[/dim]")
+        console.print(
+            f"[dim]{total} partitions were computed.[/dim]"
+            if total
+            else "[dim]Everything was up to date; nothing was computed.[/dim]"
+        )
 
     def _tell_turn(self, console: Console) -> None:
         last = self.weeks[-1]
@@ -117,16 +125,20 @@ class Story:
             console.print(f"JSD stands at {_figure(last['jsd'])} and has not stayed above {self.threshold:g}.")
             return
         crossed = date.fromisoformat(self.crossed_on)
-        before = [week["jsd"] for week in self.weeks if date.fromisoformat(week["as_of"]) < LAUNCH_DAY and week["jsd"] is not None]
+        before = [
+            week["jsd"]
+            for week in self.weeks
+            if date.fromisoformat(week["as_of"]) < LAUNCH_DAY and week["jsd"] is not None
+        ]
         console.print(
-            f"Before the launch JSD lay between {min(before):.2f} and {max(before):.2f}. It crossed {self.threshold:g} on "
-            f"[bold]{_spoken(crossed)}[/bold], {(crossed - LAUNCH_DAY).days + 1} days after the launch, and stands at "
-            f"[bold]{last['jsd']:.2f}[/bold] ({last['band']})."
+            f"Before the launch JSD lay between {min(before):.2f} and {max(before):.2f}. It crossed "
+            f"{self.threshold:g} on [bold]{_spoken(crossed)}[/bold], {(crossed - LAUNCH_DAY).days} days after "
+            f"the launch, and stands at [bold]{last['jsd']:.2f}[/bold] ({last['band']})."
         )
         if last["taxonomy"]["id"] != self.weeks[-2]["taxonomy"]["id"]:
             console.print(
-                "At first the new questions are `novel`: unlike anything in the frozen taxonomy. The taxonomy of the last "
-                f"week was fitted on {last['taxonomy']['fitted_on']}, so there they have bins of their own, and no case in them."
+                "At first the new questions are `novel`: unlike anything in the frozen taxonomy. The last "
+                f"week's taxonomy was fitted on {last['taxonomy']['fitted_on']}, where they have bins of their own."
             )
 
 
@@ -144,6 +156,7 @@ def play(home: Path | None, on_range: OnRange) -> Story:
     workspace = _prepared(home)
     on_range("world", FIRST_DAY, LAST_DAY, 0, 1)
     world = generate(SEED, load_corpus())
+    _refuse_another_world(workspace, world)
     files = write(world, _source(workspace.path))
     on_range("world", FIRST_DAY, LAST_DAY, 1, 1)
     with instance_of(workspace) as instance:
@@ -173,12 +186,23 @@ def _prepared(path: Path | None) -> Home:
     workspace = open_home(path or default_home())
     is_ours = (_source(workspace.path) / TRUTH_FILE).exists()
     if not is_ours and (workspace.lake.keys(RAW_TRACES) or workspace.ledger.entries()):
-        raise UsageError(f"{workspace.path} holds traffic or cases of its own; give the demo an empty folder with --home.")
+        raise UsageError(
+            f"{workspace.path} holds traffic or cases of its own; give the demo an empty folder with --home."
+        )
     settings = workspace.settings
     if (settings.traffic_start, settings.traffic_end) != (FIRST_DAY, LAST_DAY):
         write_setting(workspace.path, "traffic_start", FIRST_DAY)
         write_setting(workspace.path, "traffic_end", LAST_DAY)
     return workspace.reloaded().prepare()
+
+
+def _refuse_another_world(workspace: Home, world: World) -> None:
+    """Two worlds in one lake would be neither: traces of the old one would stay among the new."""
+    changed = differing_files(world, _source(workspace.path))
+    if changed and workspace.lake.keys(RAW_TRACES):
+        raise UsageError(
+            f"{changed[0]} was written by another version of the demo; delete {workspace.path} and play again."
+        )
 
 
 def _import_suite(workspace: Home, instance: Any, path: Path) -> None:
@@ -249,7 +273,11 @@ def _causes(week: dict[str, Any]) -> Table:
             str(row["golden_cases"]),
             f"{row['golden_share']:.1%}",
             f"{row['jsd_term'] or 0.0:.3f}",
-            "never tested" if row["is_uncovered"] else "under-tested" if row["golden_share"] < row["production_share"] else "over-tested",
+            "never tested"
+            if row["is_uncovered"]
+            else "under-tested"
+            if row["golden_share"] < row["production_share"]
+            else "over-tested",
         )
     return table
 

@@ -1,4 +1,4 @@
-"""How one phrasing comes to be written in many ways: details, greetings, thanks, case, a slip of the keyboard.
+"""How one phrasing comes to be written in many ways: details, greetings, thanks, case, a slip of the hand.
 
 Everything is drawn from the ``Random`` that is handed in. Keep out: what is asked how often (``world.py``).
 """
@@ -6,7 +6,7 @@ Everything is drawn from the ``Random`` that is handed in. Keep out: what is ask
 import re
 from random import Random
 
-# Each chance is that of real support traffic as it looks in public sets: most messages plain, few with a slip.
+# Enough that most texts of a week differ, little enough that the phrasings stay what people read.
 DETAIL_CHANCE = 0.40
 GREETING_CHANCE = 0.10
 THANKS_CHANCE = 0.16
@@ -29,62 +29,60 @@ ACCOUNT = (
     "I've been with you since 20{year}",
     "the account is in the name of {surname}",
     "same thing on my {device}",
-    "it was fine on {weekday}",
+    "I'm a registered customer",
 )
 PLANTS = (
     "the window faces {compass}",
-    "I bought it from you in {month}",
-    "I'm quite new to this",
+    "I bought the plant from you in {month}",
+    "I'm quite new to plants",
     "our flat is rather {climate}",
-    "I'm near {town} in case that matters",
-    "the pot is {size} cm wide",
+    "it's a plant for beginners, they said",
+    "it stands in a pot of {size} cm",
 )
 GARDEN = (
-    "we're near {town}",
     "the soil here is {soil}",
-    "I got it from you in {month}",
+    "I grow my own vegetables",
     "it's a garden of {size} square metres",
     "I'm a beginner",
     "the garden faces {compass}",
 )
 SHOP = (
-    "I'd be coming from {town}",
-    "it would be for {weekday}",
     "I'm asking for my neighbour",
-    "it's about {size} kilos in all",
+    "it would be about {size} kilos in all",
     "I looked on the website first",
+    "I couldn't find it in the shop's pages",
 )
 VISITS = (
-    "visit HV-{number}",
-    "the visit is HV-{number}",
+    "Host visit HV-{number}",
+    "it's a Fernhill Host booking, HV-{number}",
     "we're in {town}",
-    "I'm in {town}",
-    "it was for {weekday}",
-    "the garden is {size} square metres",
-    "the gardener is called {surname}",
+    "I'm in {town} and new to Host",
+    "it's about a gardener from Host",
+    "the Host gardener is called {surname}",
+    "I use the Host app",
 )
 RENTALS = (
-    "rental HR-{number}",
-    "my rental is HR-{number}",
-    "it's from the {town} point",
-    "I have it until {weekday}",
-    "I picked {weekday} in the app",
-    "I'm in {town}",
+    "Host rental HR-{number}",
+    "it's a tool hire on Fernhill Host, HR-{number}",
+    "it's from the {town} hire point",
+    "I hired it on Host until {weekday}",
+    "I use the Host app",
+    "I'm new to hiring from Host",
 )
 HOSTING = (
     "it's near {town}",
-    "host number HG-{number}",
+    "I'm greenhouse host HG-{number}",
     "the greenhouse is {size} square metres",
-    "I've been a host since {month}",
-    "my listing is HG-{number}",
+    "I've been a host since it opened",
+    "my Host listing is HG-{number}",
 )
 IRRIGATION = (
-    "it's the {zones}-zone model",
-    "app version 2.{zones}",
-    "the serial ends in {number}",
-    "I have {zones} zones",
-    "I use the {device}",
-    "it's been like this since {weekday}",
+    "it's the {zones}-zone controller",
+    "the Host app is version 2.{zones}",
+    "the controller's serial ends in {number}",
+    "I have {zones} watering zones",
+    "I use the Host app on my {device}",
+    "the irrigation kit is from Host",
 )
 TOPICS = {
     "where_is_my_order": ORDERS,
@@ -130,13 +128,45 @@ TOPICS = {
 }
 """What a person would add to a question of that kind; intents that are not named here are the shop's."""
 
-GREETINGS = ("Hi.", "Hello.", "Hi there.", "Good morning.", "Good afternoon.", "Hello, quick question.", "Evening all.")
+GREETINGS = (
+    "Hi.",
+    "Hello.",
+    "Hi there.",
+    "Good morning.",
+    "Good afternoon.",
+    "Hello, quick question.",
+    "Evening all.",
+)
 THANKS = ("thanks", "thank you", "many thanks", "thanks in advance", "cheers", "much appreciated")
 WORDS = {
     "weekday": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
     "month": ("January", "February", "September", "October", "November", "December"),
-    "town": ("Leeds", "Norwich", "Exeter", "York", "Derby", "Swansea", "Perth", "Bath", "Durham", "Hull", "Kendal", "Truro"),
-    "surname": ("Hart", "Okafor", "Whitcombe", "Singh", "Marsh", "Kowalska", "Doyle", "Pryce", "Ahmed", "Lister"),
+    "town": (
+        "Leeds",
+        "Norwich",
+        "Exeter",
+        "York",
+        "Derby",
+        "Swansea",
+        "Perth",
+        "Bath",
+        "Durham",
+        "Hull",
+        "Kendal",
+        "Truro",
+    ),
+    "surname": (
+        "Hart",
+        "Okafor",
+        "Whitcombe",
+        "Singh",
+        "Marsh",
+        "Kowalska",
+        "Doyle",
+        "Pryce",
+        "Ahmed",
+        "Lister",
+    ),
     "device": ("phone", "tablet", "laptop", "iPad", "old PC"),
     "compass": ("north", "east", "south", "west"),
     "climate": ("warm", "cold", "dry", "dark", "draughty"),
@@ -164,7 +194,7 @@ def varied(rng: Random, text: str, intent: str) -> str:
 
 
 def with_personal_data(rng: Random, text: str) -> str:
-    """The text with made-up personal data: reserved domains, a test card number, numbers kept free for fiction."""
+    """The text with made-up personal data: reserved domains, a test card, numbers kept free for fiction."""
     name = f"{rng.choice(FIRST_NAMES)}.{rng.choice(SURNAMES).lower()}"
     clause = rng.choice(
         (
@@ -186,7 +216,11 @@ def with_clause(text: str, clause: str) -> str:
 def _filled(rng: Random, clause: str) -> str:
     chosen = {name: rng.choice(words) for name, words in WORDS.items()}
     return clause.format(
-        **chosen, number=rng.randrange(10_000, 99_999), size=rng.randrange(8, 60), year=rng.randrange(14, 26), zones=rng.randrange(2, 9)
+        **chosen,
+        number=rng.randrange(10_000, 99_999),
+        size=rng.randrange(8, 60),
+        year=rng.randrange(14, 26),
+        zones=rng.randrange(2, 9),
     )
 
 

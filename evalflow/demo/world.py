@@ -1,8 +1,8 @@
-"""Ten weeks of a made-up support assistant, from a seed: traffic, late feedback, a golden suite, and the truth.
+"""Ten weeks of a made-up support assistant, from a seed: traffic, late feedback, a suite, and the truth.
 
-Pure: the same seed and corpus give the same rows and the same bytes. Fernhill sells plants; on 13 April it opens
-Fernhill Host (gardeners by the hour, tool hire, greenhouse space, smart watering), which soon is most of what people
-ask, while the suite stays as it was written in February. Keep out: running the pipeline on it (``story.py``).
+Pure: the same seed and corpus give the same rows. Fernhill sells plants; on 13 April it opens Fernhill Host
+(gardeners by the hour, tool hire, greenhouse space, smart watering), which soon is most of what people ask,
+while the suite stays as it was written in February. Keep out: running the pipeline on it (``story.py``).
 """
 
 import gzip
@@ -26,8 +26,9 @@ SEED = 7
 FIRST_DAY = date(2026, 3, 2)  # a Monday, so that ten weeks are ten whole weeks
 LAST_DAY = date(2026, 5, 10)
 LAUNCH_DAY = date(2026, 4, 13)
-"""A Monday four weeks before the end: the last window is all after the launch, and April, the month on which May's
-taxonomy is fitted, holds 18 days of it. So the last figure does not hang on novelty: the new product has its own bins."""
+"""A Monday four weeks before the end: the last window is all after the launch, and April, the month on which
+May's taxonomy is fitted, holds 18 days of it. So the last figure does not hang on novelty: by then the new
+questions have bins of their own."""
 PROMOTION_DAYS = (date(2026, 4, 1), date(2026, 4, 2))
 PROMOTION_FACTOR = 3.0
 PROMOTION_MIX = {"discount_code_not_working": 0.45, "where_is_my_order": 0.22}
@@ -38,19 +39,20 @@ TRACES_BY_WEEKDAY = (142, 134, 128, 126, 122, 82, 76)
 """Monday to Sunday: about 8,600 in all, which one pair of cores embeds in half a minute."""
 TURN_CHANCES = (0.5, 0.28, 0.14, 0.08)
 STAY_ON_TOPIC = 0.6
-LAUNCH_CEILING, LAUNCH_DAYS_TO_SETTLE = 0.74, 4.0
-"""Share of the new product in the end, and how fast it gets there: 65 % of the four weeks after the launch."""
+LAUNCH_CEILING, LAUNCH_DAYS_TO_SETTLE = 0.75, 4.0
+"""Share of the new product in the end, and how fast it gets there: 65 % of the four weeks from the launch."""
 FAILURE_RATE = {False: 0.08, True: 0.30}
 """Of the old questions and of those about the new product, which the assistant was never tested on."""
 PERSONAL_DATA_CHANCE = 0.03
 N_USERS = 2400
+GZIP_MAGIC = b"\x1f\x8b"
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class World:
-    """Rows in the native formats, each list in the order of time; ``truth`` has one row per trace, in their order."""
+    """Rows in the native formats, in the order of time; ``truth`` has one row per trace, in their order."""
 
     seed: int
     traces: list[Row]
@@ -120,17 +122,25 @@ def files_of(world: World) -> dict[str, bytes]:
 
 
 def write(world: World, folder: Path) -> list[Path]:
-    """Write the world's files; one that is there already with the same bytes is left alone."""
+    """Write the world's files; one that is there already with the same content is left alone."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, content in files_of(world).items():
-        path = folder / name
-        if not path.exists() or path.read_bytes() != content:
+    files = files_of(world)
+    changed = {path.name for path in differing_files(world, folder)}
+    for name, content in files.items():
+        if name in changed or not (folder / name).exists():
             temporary = folder / f".{name}.tmp"
             temporary.write_bytes(content)
-            temporary.replace(path)
-        paths.append(path)
-    return paths
+            temporary.replace(folder / name)
+    return [folder / name for name in files]
+
+
+def differing_files(world: World, folder: Path) -> list[Path]:
+    """The world's files that are in the folder with other content; how zlib packed them does not matter."""
+    return [
+        folder / name
+        for name, content in files_of(world).items()
+        if (folder / name).exists() and _unzipped((folder / name).read_bytes()) != _unzipped(content)
+    ]
 
 
 def _habits(seed: int, corpus: Corpus) -> _Habits:
@@ -138,8 +148,8 @@ def _habits(seed: int, corpus: Corpus) -> _Habits:
     intents = (*corpus.base, *corpus.launch)
     launched = {intent.name for intent in corpus.launch}
     return _Habits(
-        base=_by_rank(rng, corpus.base, flat_until=4),
-        launch=_by_rank(rng, corpus.launch, flat_until=6),
+        base=_by_rank(rng, corpus.base, flat_until=7),
+        launch=_by_rank(rng, corpus.launch, flat_until=8),
         drift={intent.name: rng.gauss(0, 0.2) for intent in intents},
         failure_rate={intent.name: FAILURE_RATE[intent.name in launched] * rng.uniform(0.7, 1.3) for intent in intents},
     )
@@ -147,7 +157,9 @@ def _habits(seed: int, corpus: Corpus) -> _Habits:
 
 def _by_rank(rng: Random, intents: Iterable[Intent], flat_until: int) -> dict[str, float]:
     """Zipf-like shares in the order of the corpus, shaken by the seed; none is rare enough to vanish."""
-    return _normalised({intent.name: (rank + flat_until) ** -0.8 * rng.uniform(0.8, 1.25) for rank, intent in enumerate(intents)})
+    return _normalised(
+        {intent.name: (rank + flat_until) ** -0.8 * rng.uniform(0.8, 1.25) for rank, intent in enumerate(intents)}
+    )
 
 
 def _sessions(
@@ -280,14 +292,20 @@ def _late_feedback(rng: Random, day: date, trace: Row, known: Row) -> Row | None
     if arrives > LAST_DAY:
         return None
     name, source = ("rating", "survey") if is_rating else ("thumbs", "follow-up mail")
-    return {"trace_id": trace["trace_id"], "timestamp": f"{at:%Y-%m-%dT%H:%M:%SZ}", "name": name, "value": value, "source": source}
+    return {
+        "trace_id": trace["trace_id"],
+        "timestamp": f"{at:%Y-%m-%dT%H:%M:%SZ}",
+        "name": name,
+        "value": value,
+        "source": source,
+    }
 
 
 def _golden(seed: int, corpus: Corpus, habits: _Habits) -> list[Row]:
-    """The suite as it was written before the first week: the old questions, about as often as they are asked.
+    """The suite as written before the first week: the old questions, about as often as they are asked.
 
-    Its wordings are those of the corpus, which traffic varies. Held-out wordings would be novel in a world that
-    has 24 ways to ask a thing, where real traffic has thousands.
+    Its wordings are those of the corpus, which traffic varies. Held-out wordings would be novel in a world
+    that has 24 ways to ask a thing, where real traffic has thousands.
     """
     rng = Random(f"{seed}/golden")
     rows = []
@@ -328,3 +346,7 @@ def _lines(rows: Iterable[Row]) -> bytes:
 
 def _zipped(content: bytes) -> bytes:
     return gzip.compress(content, mtime=0)
+
+
+def _unzipped(content: bytes) -> bytes:
+    return gzip.decompress(content) if content[:2] == GZIP_MAGIC else content
