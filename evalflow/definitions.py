@@ -24,7 +24,7 @@ from evalflow.defs.coverage import METRICS, coverage_assets
 from evalflow.defs.embeddings import VECTORS, embedding_assets
 from evalflow.defs.executors import executor_of
 from evalflow.defs.golden import golden_specs
-from evalflow.defs.marts import MARTS_JOB, marts_assets
+from evalflow.defs.marts import marts_assets
 from evalflow.defs.partitions import partitions_of
 from evalflow.defs.resources import resources_of
 from evalflow.defs.samples import SAMPLES, sample_assets
@@ -34,11 +34,8 @@ STATIONS = (RAW, LATER, SIGNALS, SAMPLES, VECTORS, TAXONOMY, ASSIGNMENTS, METRIC
 """The partitioned stations in flow order, as `evalflow run` walks them."""
 
 
-def definitions_of(home: Home, *, with_marts: bool = True) -> dg.Definitions:
-    """Everything that Dagster needs to know about one home.
-
-    ``with_marts=False`` leaves dbt out, which takes seconds to import and once per home to parse.
-    """
+def station_definitions(home: Home) -> dg.Definitions:
+    """The stations of one home with their checks: what the command line executes. dbt is not loaded."""
     with warnings.catch_warnings():
         # Backfill policies and partitioned checks are marked as beta and preview; tests pin what they do here.
         warnings.simplefilter("ignore", category=dg.BetaWarning)
@@ -52,15 +49,19 @@ def definitions_of(home: Home, *, with_marts: bool = True) -> dg.Definitions:
                 *cluster_assets(partitions),
                 *golden_specs(partitions),
                 *coverage_assets(partitions),
-                *(marts_assets(home) if with_marts else []),
             ],
             asset_checks=station_checks(partitions.daily, partitions.weekly, partitions.monthly),
-            jobs=[*JOBS, *([MARTS_JOB] if with_marts else [])],
-            schedules=schedules(home),
-            sensors=sensors(home),
             resources=resources_of(home),
             executor=executor_of(home.settings.execution.executor),
         )
+
+
+def definitions_of(home: Home) -> dg.Definitions:
+    """Everything that Dagster needs to know about one home: stations, marts and what runs by itself."""
+    around = dg.Definitions(
+        assets=marts_assets(home), jobs=JOBS, schedules=schedules(home), sensors=sensors(home, STATIONS)
+    )
+    return dg.Definitions.merge(station_definitions(home), around)
 
 
 @dg.definitions

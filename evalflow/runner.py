@@ -19,9 +19,8 @@ import psutil
 from evalflow import __version__
 from evalflow.adapters.home import Home
 from evalflow.core.lineage import fingerprint
-from evalflow.definitions import STATIONS, definitions_of
-from evalflow.defs.automation import range_tags
-from evalflow.defs.marts import MARTS_JOB
+from evalflow.definitions import STATIONS, definitions_of, station_definitions
+from evalflow.defs.automation import MARTS, range_tags
 from evalflow.defs.station import Station, parents
 from evalflow.errors import EvalflowError, ExitCode
 
@@ -113,18 +112,23 @@ def walk(
     walked = Walked()
     for station in stations:
         keys = station.keys(home.calendar)
-        ranges = station.stale_ranges(home, since, until)
-        total = sum(_span(keys, first, last) for first, last in ranges)
-        done = 0
-        for first, last in ranges:
-            on_range(station.name, first, last, done, total)
-            result = _execute(home, instance, station.name, range_tags(first, last))
-            walked.failed_checks += [
-                f"{check.asset_key.to_user_string()}.{check.check_name}: {check.description}"
-                for check in result.get_asset_check_evaluations()
-                if not check.passed
-            ]
-            done += _span(keys, first, last)
+        done = total = 0
+        tried: list[tuple[date, date]] = []
+        # Asked again after each pass: a month's taxonomy is fitted from the share of the month before it.
+        while ranges := station.stale_ranges(home, since, until):
+            if ranges == tried:
+                raise RunFailedError(f"The inputs of {station.name} changed while it was computed; run the same command again.")
+            tried = ranges
+            total += sum(_span(keys, first, last) for first, last in ranges)
+            for first, last in ranges:
+                on_range(station.name, first, last, done, total)
+                result = _execute(home, instance, station.name, range_tags(first, last))
+                walked.failed_checks += [
+                    f"{check.asset_key.to_user_string()}.{check.check_name}: {check.description}"
+                    for check in result.get_asset_check_evaluations()
+                    if not check.passed
+                ]
+                done += _span(keys, first, last)
         on_range(station.name, since, until, done, total)
         walked.computed[station.name] = done
     return walked
@@ -136,7 +140,7 @@ def run_marts(home: Home, instance: dg.DagsterInstance) -> None:
     Raises:
         RunFailedError: a model cannot be built or a dbt test fails; the message says which.
     """
-    job = definitions_of(home).resolve_job_def(MARTS_JOB.name)
+    job = definitions_of(home).resolve_job_def(MARTS.name)
     with redirect_stdout(io.StringIO()):  # dagster-dbt repeats dbt's log there
         result = job.execute_in_process(
             instance=instance, tags={PROCESS_TAG: _this_process()}, run_config=_QUIET, raise_on_error=False
@@ -171,7 +175,7 @@ def _span(keys: list[date], first: date, last: date) -> int:
 def _execute(
     home: Home, instance: dg.DagsterInstance, asset: str, tags: dict[str, str], run_config: dict[str, Any] | None = None
 ) -> dg.ExecuteInProcessResult:
-    job = definitions_of(home, with_marts=False).resolve_implicit_global_asset_job_def()
+    job = station_definitions(home).resolve_implicit_global_asset_job_def()
     result = job.execute_in_process(
         instance=instance,
         asset_selection=[dg.AssetKey(asset)],

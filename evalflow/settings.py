@@ -128,10 +128,10 @@ class Clustering(_Section):
     fewest_clusters: int = Field(default=20, ge=1, description="The share is lowered below this many clusters.")
     most_clusters: int = Field(default=80, ge=2, description="The share is raised above this many clusters.")
     min_fit_texts: int = Field(
-        default=500, ge=30, description="Sampled texts that a month needs before the next one is fitted on it."
+        default=500, ge=30, description="Distinct sampled texts that a month needs before the next one is fitted on it."
     )
     max_fit_texts: int = Field(
-        default=12_000, ge=30, description="Distinct texts in a fit; beyond it the lowest random numbers are kept."
+        default=12_000, ge=30, description="Distinct texts in a fit; beyond it those with the lowest hashes are kept, a random subset."
     )
     edge_share: float = Field(
         default=0.005, ge=0, lt=1, description="Clusters below this share of traffic are pooled into edge_cases."

@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 
 from evalflow.adapters.home import Home
 from evalflow.adapters.tables import TABLES
-from evalflow.definitions import definitions_of
+from evalflow.definitions import station_definitions
 from evalflow.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -100,7 +100,7 @@ def tables_list() -> str:
 def assets_table() -> str:
     """Every asset but the dbt marts, in flow order."""
     with tempfile.TemporaryDirectory() as folder:
-        definitions = definitions_of(Home(Path(folder), Settings.model_construct()), with_marts=False)
+        definitions = station_definitions(Home(Path(folder), Settings.model_construct()))
     specs = [asset if isinstance(asset, dg.AssetSpec) else asset.get_asset_spec() for asset in definitions.assets or ()]  # type: ignore[union-attr]  # ours are assets or specs
     rows = [
         (

@@ -291,10 +291,12 @@ def test_exit_codes_are_those_of_the_commands() -> None:
 
 def test_schedules_sensors_and_checks_are_listed(tmp_path: Path) -> None:
     """Operations names everything that runs by itself and every asset check, with its asset and whether it blocks."""
-    from evalflow.definitions import definitions_of
+    from evalflow.definitions import STATIONS, station_definitions
+    from evalflow.defs.automation import schedules, sensors
 
-    definitions = definitions_of(Home(tmp_path, Settings.model_construct()), with_marts=False)
-    automatic = [*(definitions.schedules or ()), *(definitions.sensors or ())]
+    home = Home(tmp_path, Settings.model_construct())
+    definitions = station_definitions(home)
+    automatic = [*schedules(home), *sensors(home, STATIONS)]
     page = DOCS / "operations.md"
     assert sorted(table_names("### By itself", page)) == sorted(item.name for item in automatic)
     checks = [spec for check in definitions.asset_checks or () for spec in check.check_specs]

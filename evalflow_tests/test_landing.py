@@ -197,7 +197,10 @@ def test_good_rows_land_and_bad_ones_are_kept_with_file_line_and_reason(home: Ho
     reasons = kept["reason"].to_list()
     assert reasons[0].startswith("malformed JSON")
     assert reasons[1].startswith("timestamp has no time zone")
-    assert reasons[2] == "timestamp 2026-06-11T12:00:00+00:00 lies after 2026-06-10T23:59:59.999999+00:00, the latest accepted"
+    assert (
+        reasons[2]
+        == "timestamp 2026-06-11T12:00:00+00:00 lies after 2026-06-10T23:59:59.999999+00:00, the latest accepted"
+    )
     assert "lies before 2023-06-07T00:00:00+00:00, the earliest accepted" in reasons[3]  # 11 June 2026 less 1100 days
     assert reasons[4] == "input has 5,000,000 bytes, above ingest.max_text_bytes = 1,000,000"
     assert reasons[5] == "the line contains NUL bytes"
@@ -216,7 +219,12 @@ def test_a_summary_counts_reasons_and_not_values(home: Home, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("empty.jsonl", b""), ("binary.jsonl", b"\x89PNG\r\n\x1a\n\0\0" * 50), ("cut.parquet", b"PAR1"), ("cut.jsonl.gz", b"\x1f\x8b\x08")],
+    [
+        ("empty.jsonl", b""),
+        ("binary.jsonl", b"\x89PNG\r\n\x1a\n\0\0" * 50),
+        ("cut.parquet", b"PAR1"),
+        ("cut.jsonl.gz", b"\x1f\x8b\x08"),
+    ],
 )
 def test_a_useless_file_is_one_quarantined_row_and_its_neighbours_land(
     home: Home, tmp_path: Path, name: str, content: bytes
@@ -239,7 +247,9 @@ def test_nothing_after_the_end_of_a_closed_home_lands(home: Home, tmp_path: Path
 def test_an_open_home_accepts_a_clock_that_is_a_little_ahead(tmp_path: Path) -> None:
     home = open_home(tmp_path / "home").prepare()
     now = datetime.now(UTC)
-    rows = [trace(name, timestamp=(now + timedelta(hours=ahead)).isoformat()) for name, ahead in (("near", 23), ("far", 25))]
+    rows = [
+        trace(name, timestamp=(now + timedelta(hours=ahead)).isoformat()) for name, ahead in (("near", 23), ("far", 25))
+    ]
     report = land(home, [write(tmp_path / "a.jsonl", *rows)])
     assert (report.n_traces, report.n_quarantined) == (1, 1)
     assert "lies after" in quarantine(home)["reason"][0]
@@ -289,7 +299,9 @@ def test_the_same_trace_in_two_files_is_one_row_and_the_later_version_wins(place
 
 
 def test_within_one_file_the_last_line_of_a_trace_wins(place: Workplace, tmp_path: Path) -> None:
-    place.ingest(write(tmp_path / "a.jsonl", trace("t1", D2, "first"), trace("t1", D1, "second"), trace("t1", D3, "third")))
+    place.ingest(
+        write(tmp_path / "a.jsonl", trace("t1", D2, "first"), trace("t1", D1, "second"), trace("t1", D3, "third"))
+    )
     assert place.traces() == {"t1": (D3, "third")}
 
 
@@ -439,13 +451,13 @@ def test_the_sources_of_the_settings_are_landed_when_no_path_is_given(place: Wor
 def test_a_wrong_path_ends_the_run_with_its_own_sentence(place: Workplace, tmp_path: Path) -> None:
     with pytest.raises(RunFailedError) as caught:
         place.ingest(str(tmp_path / "nothing.jsonl"))
-    assert str(caught.value) == f"There is no file at {tmp_path}/nothing.jsonl; name a file, a folder or a glob in quotes."
+    assert (
+        str(caught.value) == f"There is no file at {tmp_path}/nothing.jsonl; name a file, a folder or a glob in quotes."
+    )
     assert caught.value.exit_code == ExitCode.BAD_INPUT
 
 
-def test_many_rows_of_a_day_are_written_in_parts(
-    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_rows_of_a_day_are_written_in_parts(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evalflow.adapters.landing.ROWS_PER_PART", 4)
     rows = [trace(f"t{n}", D1 if n % 2 else D2) for n in range(11)]
     report: LandingReport = land(home, [write(tmp_path / "a.jsonl", *rows)])

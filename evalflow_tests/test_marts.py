@@ -8,6 +8,7 @@ import duckdb
 import polars as pl
 import pytest
 import yaml
+
 from evalflow.adapters.dbt_plugin import Plugin
 from evalflow.adapters.home import Home, open_home
 from evalflow.adapters.lake import Lake
@@ -16,7 +17,7 @@ from evalflow.core.coverage import Band
 from evalflow.core.weighting import Weighting
 from evalflow.definitions import definitions_of
 from evalflow.defs.marts import LAKE_VARIABLE, manifest_of, project_folder
-from evalflow.runner import RunFailedError, instance_of, run_marts
+from evalflow.runner import RunFailedError, instance_of, marts_are_stale, run_marts
 
 AUGUST, SEPTEMBER = date(2026, 8, 1), date(2026, 9, 1)
 FIRST, SECOND, THIRD = date(2026, 8, 24), date(2026, 8, 31), date(2026, 9, 7)  # Mondays
@@ -100,7 +101,7 @@ def _mart(home: Home, name: str) -> pl.DataFrame:
 
 def test_an_empty_home_gives_marts_without_rows(home: Home, capfd: pytest.CaptureFixture[str]) -> None:
     _build(home)
-    assert home.has_marts()
+    assert not marts_are_stale(home)
     assert _mart(home, "fct_coverage_weekly").is_empty()
     assert _mart(home, "dim_clusters").is_empty()
     assert capfd.readouterr().out == "", "stdout belongs to --json documents"

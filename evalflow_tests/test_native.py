@@ -85,7 +85,10 @@ BAD_LINES: dict[str, tuple[bytes, str]] = {
     "blank input": (line_of(trace(input=" \t ")), "input is blank"),
     "empty id": (line_of(trace(trace_id="")), "trace_id: Expected `str` of length >= 1"),
     "endless id": (line_of(trace(trace_id="x" * 513)), "trace_id: Expected `str` of length <= 512"),
-    "missing input": (line_of({"trace_id": "x", "timestamp": "2026-06-01T12:00:00Z"}), "missing required field `input`"),
+    "missing input": (
+        line_of({"trace_id": "x", "timestamp": "2026-06-01T12:00:00Z"}),
+        "missing required field `input`",
+    ),
     "missing id": (line_of({"input": "x", "timestamp": "2026-06-01T12:00:00Z"}), "missing required field `trace_id`"),
     "missing timestamp": (line_of({"trace_id": "x", "input": "x"}), "missing required field `timestamp`"),
     "no zone": (
@@ -93,12 +96,18 @@ BAD_LINES: dict[str, tuple[bytes, str]] = {
         "timestamp has no time zone; write it in UTC, for example 2026-06-01T12:00:00Z",
     ),
     "no time": (line_of(trace(timestamp="2026-06-01")), "write it in UTC, for example 2026-06-01T12:00:00Z"),
-    "epoch number": (line_of(trace(timestamp=1780000000)), "timestamp: Expected `datetime`, got `int`; write it in UTC"),
+    "epoch number": (
+        line_of(trace(timestamp=1780000000)),
+        "timestamp: Expected `datetime`, got `int`; write it in UTC",
+    ),
     "future": (line_of(trace(timestamp="2031-01-01T00:00:00Z")), "lies after 2026-06-30T00:00:00+00:00"),
     "ancient": (line_of(trace(timestamp="1970-01-01T00:00:00Z")), "lies before 2024-01-01T00:00:00+00:00"),
     "before year one in UTC": (line_of(trace(timestamp="0001-01-01T00:00:00+23:00")), "a value cannot be read"),
     "after year 9999 in UTC": (line_of(trace(timestamp="9999-12-31T23:59:59-23:00")), "a value cannot be read"),
-    "5 MB prompt": (line_of(trace(input="x" * 5_000_000)), "input has 5,000,000 bytes, above ingest.max_text_bytes = 1,000,000"),
+    "5 MB prompt": (
+        line_of(trace(input="x" * 5_000_000)),
+        "input has 5,000,000 bytes, above ingest.max_text_bytes = 1,000,000",
+    ),
     "5 MB answer": (line_of(trace(output="ä" * 2_500_000)), "output has 5,000,000 bytes"),
     "NUL byte": (line_of(trace()).replace(b"question", b"que\0stion"), "the line contains NUL bytes"),
     "escaped NUL": (line_of(trace(input="a\0b")), "input contains a NUL character"),
@@ -110,25 +119,33 @@ BAD_LINES: dict[str, tuple[bytes, str]] = {
     "out of range number": (line_of(trace(latency_ms=0)).replace(b"0}", b"1e999}"), "Number out of range"),
     "int beyond 64 bit": (line_of(trace(input_tokens=2**63)), "input_tokens: Expected `int` <= 9223372036854775807"),
     "int beyond any float": (line_of(trace(latency_ms=10**400)), "Number out of range"),
-    "huge edit": (line_of(trace(signals={"edited_chars": 10**30})), "signals.edited_chars: Expected `int` <= 9223372036854775807"),
+    "huge edit": (
+        line_of(trace(signals={"edited_chars": 10**30})),
+        "signals.edited_chars: Expected `int` <= 9223372036854775807",
+    ),
     "turn beyond 32 bit": (line_of(trace(turn_index=2**31)), "turn_index: Expected `int` <= 2147483647"),
     "half a token": (line_of(trace(input_tokens=1.5)), "input_tokens: Expected `int | null`, got `float`"),
     "negative cost": (line_of(trace(cost_usd=-0.1)), "cost_usd: Expected `float` >= 0.0"),
     "six stars": (line_of(trace(signals={"rating": 6})), "signals.rating: Expected `int` <= 5"),
-    "thumbs sideways": (line_of(trace(signals={"thumbs": "sideways"})), "signals.thumbs: Invalid enum value 'sideways'"),
+    "thumbs sideways": (
+        line_of(trace(signals={"thumbs": "sideways"})),
+        "signals.thumbs: Invalid enum value 'sideways'",
+    ),
     "1 for true": (line_of(trace(signals={"accepted": 1})), "signals.accepted: Expected `bool | null`, got `int`"),
     "sure beyond sure": (line_of(trace(signals={"confidence": 1.01})), "signals.confidence: Expected `float` <= 1.0"),
     "tools as text": (line_of(trace(tool_calls="search")), "tool_calls: Expected `array | null`, got `str`"),
-    "nested too deeply": (b'{"input": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "malformed JSON: nested too deeply"),
-    "feedback without value": (
-        line_of({"trace_id": "t1", "timestamp": "2026-06-01T12:00:00Z", "name": "thumbs"}),
-        "missing required field `value`",
+    "nested too deeply": (
+        b'{"input": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n",
+        "malformed JSON: nested too deeply",
     ),
     "feedback with a list": (
         line_of({"trace_id": "t1", "timestamp": "2026-06-01T12:00:00Z", "name": "thumbs", "value": ["down"]}),
         "value: Expected `bool | int | float | str | null`, got `array`",
     ),
-    "golden case": (line_of({"case_id": "c", "input": "x"}), "this is a golden case; import it with `evalflow golden import`"),
+    "golden case": (
+        line_of({"case_id": "c", "input": "x"}),
+        "this is a golden case; import it with `evalflow golden import`",
+    ),
 }
 
 
@@ -292,7 +309,9 @@ def good_trace(**fields: Any) -> Trace:
     return record
 
 
-@pytest.mark.parametrize("name", ["regenerated", "accepted", "reported", "schema_valid", "abandoned", "escalated", "fallback"])
+@pytest.mark.parametrize(
+    "name", ["regenerated", "accepted", "reported", "schema_valid", "abandoned", "escalated", "fallback"]
+)
 def test_null_absent_and_false_are_kept_apart(name: str) -> None:
     """Absent and null are both "unknown"; false is an answer."""
     assert trace_row(good_trace(signals={name: False}))[name] is False
@@ -303,7 +322,9 @@ def test_null_absent_and_false_are_kept_apart(name: str) -> None:
 
 
 def test_zero_empty_and_null_are_kept_apart() -> None:
-    row = trace_row(good_trace(output="", input_tokens=0, latency_ms=0, tool_calls=[], tags=[], signals={"edited_chars": 0}))
+    row = trace_row(
+        good_trace(output="", input_tokens=0, latency_ms=0, tool_calls=[], tags=[], signals={"edited_chars": 0})
+    )
     assert (row["output"], row["input_tokens"], row["latency_ms"], row["edited_chars"]) == ("", 0, 0.0, 0)
     assert (row["tool_calls"], row["tags"]) == ("[]", "[]")
     empty = trace_row(good_trace())
@@ -355,9 +376,18 @@ def test_a_text_of_exactly_the_limit_is_accepted() -> None:
 
 @pytest.mark.parametrize("value", ["down", -1, 0.5, True, None])
 def test_feedback_of_every_type_is_read(value: Any) -> None:
-    event = parse_record({"trace_id": "t1", "timestamp": "2026-06-01T12:00:00Z", "name": "thumbs", "value": value}, LIMITS)
+    event = parse_record(
+        {"trace_id": "t1", "timestamp": "2026-06-01T12:00:00Z", "name": "thumbs", "value": value}, LIMITS
+    )
     assert isinstance(event, FeedbackEvent)
     assert feedback_row(event)["value"] == {"down": "down", -1: "-1", 0.5: "0.5", True: "true", None: None}[value]
+
+
+def test_feedback_without_a_value_has_none() -> None:
+    """A Parquet file cannot tell an absent value from a null one, so JSON must not either."""
+    event = parse_record({"trace_id": "t1", "timestamp": "2026-06-01T12:00:00Z", "name": "opened"}, LIMITS)
+    assert isinstance(event, FeedbackEvent)
+    assert event.value is None
 
 
 def test_a_trace_with_fields_called_name_and_value_is_a_trace() -> None:
@@ -371,7 +401,14 @@ def test_half_a_surrogate_pair_from_a_python_source_is_refused() -> None:
 
 
 def test_a_golden_case_keeps_unknown_fields_and_drops_what_the_ledger_gives() -> None:
-    row = {"case_id": "c1", "input": "x", "category": "refunds", "version": 3, "effective_on": "2026-06-01", "weight": 1.0}
+    row = {
+        "case_id": "c1",
+        "input": "x",
+        "category": "refunds",
+        "version": 3,
+        "effective_on": "2026-06-01",
+        "weight": 1.0,
+    }
     case = parse_golden_case(row, 1000)
     assert isinstance(case, GoldenCase)
     assert case.metadata == {"category": "refunds"}
@@ -384,7 +421,10 @@ def test_a_golden_case_keeps_unknown_fields_and_drops_what_the_ledger_gives() ->
         (trace(), "this is a trace, not a golden case; land it with `evalflow ingest`"),
         ({"case_id": "c1"}, "Object missing required field `input`"),
         ({"case_id": "c1", "input": "x", "origin": "guessed"}, "origin: Invalid enum value 'guessed'"),
-        ({"case_id": "c1", "input": "x", "created_at": "2026-06-01T00:00:00"}, "created_at has no time zone; write it in UTC"),
+        (
+            {"case_id": "c1", "input": "x", "created_at": "2026-06-01T00:00:00"},
+            "created_at has no time zone; write it in UTC",
+        ),
         ({"case_id": "c1", "input": "x", "created_at": "0001-01-01T00:00:00+10:00"}, "a value cannot be read"),
         ({"case_id": "c1", "input": "x" * 1001}, "input has 1,001 bytes, above ingest.max_text_bytes = 1,000"),
         ({"case_id": "c1", "input": "  "}, "input is blank"),
@@ -437,7 +477,12 @@ def test_parquet_with_native_types_reads_like_json(tmp_path: Path) -> None:
     assert msgspec.json.decode(first["tool_calls"]) == [{"name": "search", "arguments": '{"q": 1}', "error": None}]
     assert msgspec.json.decode(first["tags"]) == {"team": "a"}
     assert msgspec.json.decode(first["metadata"]) == {"seen": "/wA=", "when": "2026-06-01"}
-    assert {name for name, value in second.items() if value is not None} == {"trace_id", "timestamp", "input", "tool_calls"}
+    assert {name for name, value in second.items() if value is not None} == {
+        "trace_id",
+        "timestamp",
+        "input",
+        "tool_calls",
+    }
 
 
 def test_parquet_with_json_text_reads_like_json(tmp_path: Path) -> None:
@@ -452,7 +497,12 @@ def test_parquet_with_json_text_reads_like_json(tmp_path: Path) -> None:
     )
     assert bad == []
     first, second = rows_of(good)
-    assert (first["accepted"], first["rating"], first["metadata"], first["tags"]) == (False, 4, '{"colour":"blue"}', '["beta"]')
+    assert (first["accepted"], first["rating"], first["metadata"], first["tags"]) == (
+        False,
+        4,
+        '{"colour":"blue"}',
+        '["beta"]',
+    )
     assert (second["tool_calls"], second["tags"]) == ("[]", '{"team":"a"}')
 
 
@@ -499,7 +549,10 @@ INVALID_TEXT = pa.Array.from_buffers(pa.string(), 2, pa.array([b"\xff\xfe", b"fi
 @pytest.mark.parametrize(
     "columns",
     [
-        pytest.param({"timestamp": pa.array([2**62, int(AT.timestamp() * 1000)], pa.timestamp("ms", "UTC"))}, id="year 146 million"),
+        pytest.param(
+            {"timestamp": pa.array([2**62, int(AT.timestamp() * 1000)], pa.timestamp("ms", "UTC"))},
+            id="year 146 million",
+        ),
         pytest.param({"input": INVALID_TEXT}, id="invalid UTF-8"),
         pytest.param({"latency_ms": [math.nan, 1.0]}, id="NaN"),
         pytest.param({"latency_ms": [math.inf, 1.0]}, id="infinity"),
@@ -530,7 +583,11 @@ def test_a_damaged_row_group_does_not_take_the_others_along(tmp_path: Path) -> N
     path = tmp_path / "traces.parquet"
     n = 3000
     table = pa.table(
-        {"trace_id": [f"t{i}" for i in range(n)], "input": [f"question {i:05}" for i in range(n)], "timestamp": [AT] * n}
+        {
+            "trace_id": [f"t{i}" for i in range(n)],
+            "input": [f"question {i:05}" for i in range(n)],
+            "timestamp": [AT] * n,
+        }
     )
     pq.write_table(table, path, row_group_size=1000, use_dictionary=False, compression="none", write_statistics=False)
     content = bytearray(path.read_bytes())
@@ -552,6 +609,15 @@ def test_a_parquet_file_that_was_cut_off_is_one_report(tmp_path: Path, kept: int
     assert good == []
     assert bad[0][0] == 0
     assert bad[0][1].startswith("the Parquet file cannot be opened")
+
+
+def test_a_parquet_file_whose_column_names_are_damaged_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "traces.parquet"
+    pq.write_table(pa.table(two()), path)
+    path.write_bytes(path.read_bytes().replace(b"trace_id", b"trac\x96_id"))
+    good, bad = sorted_out(path)
+    assert good == []
+    assert bad
 
 
 # -- fuzz --------------------------------------------------------------------------------------------------
@@ -628,7 +694,9 @@ def test_no_file_of_lines_raises_or_loses_a_good_row(
         assert not_blank == 0 or b"\0" in content
     else:
         assert len(good) + len(bad) == not_blank
-    surely = [(number, json.loads(line)["trace_id"]) for number, line in enumerate(texts, start=1) if is_surely_good(line)]
+    surely = [
+        (number, json.loads(line)["trace_id"]) for number, line in enumerate(texts, start=1) if is_surely_good(line)
+    ]
     read_ids = {number: record.trace_id for number, record in good}
     assert [(number, read_ids.get(number)) for number, _ in surely] == surely
     for _, record in good:  # what is good can be written
@@ -650,7 +718,9 @@ def test_a_damaged_gzip_never_raises(
 
 @given(depth=st.integers(1, 1500))
 @settings(max_examples=60)
-def test_nesting_of_any_depth_is_read_or_refused(fuzzed: Callable[[bytes], tuple[Numbered, Refused]], depth: int) -> None:
+def test_nesting_of_any_depth_is_read_or_refused(
+    fuzzed: Callable[[bytes], tuple[Numbered, Refused]], depth: int
+) -> None:
     line = line_of(trace()).replace(b"}\n", b', "deep": ' + b"[" * depth + b"]" * depth + b"}\n")
     good, bad = fuzzed(line)
     assert len(good) + len(bad) == 1
@@ -708,7 +778,10 @@ def test_a_relative_path_is_found_under_its_absolute_name(folder: Path, monkeypa
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("{folder}/nothing.jsonl", "There is no file at {folder}/nothing.jsonl; name a file, a folder or a glob in quotes."),
+        (
+            "{folder}/nothing.jsonl",
+            "There is no file at {folder}/nothing.jsonl; name a file, a folder or a glob in quotes.",
+        ),
         ("{folder}/*.csv", "There is no file at {folder}/*.csv; name a file, a folder or a glob in quotes."),
         ("{folder}/notes.txt", "{folder}/notes.txt does not end in .jsonl"),
         ("{folder}/*.txt", "notes.txt does not end in .jsonl"),

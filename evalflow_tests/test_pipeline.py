@@ -198,7 +198,7 @@ def test_a_blocking_check_stops_what_comes_after(
     """Impossible inclusion probabilities fail the run with the check's own sentence; nothing downstream is computed."""
     home = land(copy_of(world, tmp_path / "home"), "more", traces(datetime(2026, 7, 8, 21, tzinfo=UTC), 1, 4, seed=8))
     before = lake_hashes(home)
-    monkeypatch.setattr(samples, "draw", lambda day, plan: draw(day, plan).with_columns(inclusion_probability=pl.lit(0.0)))
+    monkeypatch.setattr(samples, "draw", lambda day, plan: draw(day, plan).with_columns(inclusion_probability=pl.lit(2.0)))
     with pytest.raises(RunFailedError, match=r"inclusion_probabilities_are_probabilities.*outside \(0, 1\]"):
         run_all(home)
     changed = {path.split("/")[0] for path, digest in lake_hashes(home).items() if before.get(path) != digest}

@@ -26,7 +26,14 @@ def raw(trace_id: str = "t1", **fields: Any) -> dict[str, Any]:
 
 def later(trace_id: str, *events: Event) -> list[dict[str, Any]]:
     return [
-        {"trace_id": trace_id, "timestamp": AT, "name": name, "value": value, "source_file": "feedback.jsonl", "line": 1}
+        {
+            "trace_id": trace_id,
+            "timestamp": AT,
+            "name": name,
+            "value": value,
+            "source_file": "feedback.jsonl",
+            "line": 1,
+        }
         for name, value in events
     ]
 
@@ -170,7 +177,9 @@ def test_one_complaint_among_several_events_counts() -> None:
 
 
 def test_feedback_goes_to_its_own_trace_and_makes_no_new_rows() -> None:
-    frame = signals([raw("b"), raw("a"), raw("c")], [*later("a", ("thumbs", "down")), *later("elsewhere", ("thumbs", "down"))])
+    frame = signals(
+        [raw("b"), raw("a"), raw("c")], [*later("a", ("thumbs", "down")), *later("elsewhere", ("thumbs", "down"))]
+    )
     assert frame["trace_id"].to_list() == ["b", "a", "c"]  # in the order of the traces
     assert frame["is_thumbs_down"].to_list() == [None, True, None]
     assert frame["is_negative"].to_list() == [False, True, False]
@@ -202,14 +211,21 @@ def test_all_negative_signals_are_listed_in_one_order() -> None:
 def test_no_traces_give_no_rows_with_the_right_columns() -> None:
     frame = signals([], later("t1", ("thumbs", "down")))
     assert frame.is_empty()
-    assert dict(frame.schema) == {name: dtype if isinstance(dtype, pl.DataType) else dtype() for name, dtype in TRACE_SIGNALS.schema.items()}
+    assert dict(frame.schema) == {
+        name: dtype if isinstance(dtype, pl.DataType) else dtype() for name, dtype in TRACE_SIGNALS.schema.items()
+    }
 
 
 @given(
     calls=st.none()
     | st.lists(
         st.fixed_dictionaries(
-            {}, optional={"name": st.text(max_size=5), "arguments": st.dictionaries(st.sampled_from(["error", "q"]), st.text()), "error": st.none() | st.text()}
+            {},
+            optional={
+                "name": st.text(max_size=5),
+                "arguments": st.dictionaries(st.sampled_from(["error", "q"]), st.text()),
+                "error": st.none() | st.text(),
+            },
         ),
         max_size=4,
     )

@@ -56,10 +56,6 @@ class Home:
     def marts(self) -> Path:
         return self.path / "marts"
 
-    def has_marts(self) -> bool:
-        """Whether dbt has built the marts at least once."""
-        return (self.marts / "fct_coverage_weekly.parquet").exists()
-
     @property
     def calendar(self) -> TrafficCalendar:
         end = self.settings.traffic_end
@@ -68,7 +64,7 @@ class Home:
 
     def now(self) -> datetime:
         """The clock, or midnight after ``traffic_end`` in a home that is closed."""
-        if self.settings.traffic_end:
+        if self.calendar.is_closed:
             return datetime.combine(self.calendar.now, time(), tzinfo=UTC)
         return datetime.now(UTC)
 

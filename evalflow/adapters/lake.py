@@ -6,6 +6,7 @@ Keep out: what the tables mean (``tables.py``) and any statistics.
 """
 
 import glob
+import hashlib
 import io
 import os
 import secrets
@@ -22,7 +23,8 @@ import polars as pl
 from evalflow.adapters.tables import BORN, TABLES, Table
 from evalflow.errors import CannotTellError, UsageError
 
-FINGERPRINT_KEY = "evalflow_fingerprint"
+MADE_FROM, CONTENT = "evalflow_made_from", "evalflow_content"
+"""Keys of a file's own metadata: what it was made from, and the hash of its rows."""
 PART = "part"
 STALE_TEMPORARY_S = 24 * 3600
 
@@ -51,11 +53,10 @@ class Lake:
 
         ``frame`` must hold the table's columns, in any order; they are cast to the table's types.
         """
-        buffer = io.BytesIO()
         ordered = frame.select(pl.col(column).cast(dtype) for column, dtype in table.schema.items())
-        ordered.write_parquet(buffer, compression="zstd", metadata={FINGERPRINT_KEY: made_from})
+        metadata = {MADE_FROM: made_from, CONTENT: _hash_of(_parquet(ordered, {}))} if made_from else {}
         path = self.path(table, key, name)
-        self._put(path, buffer.getvalue())
+        self._put(path, _parquet(ordered, metadata))
         return path
 
     def _put(self, path: str, content: bytes) -> None:
@@ -119,12 +120,19 @@ class Lake:
             )
 
     def made_from(self, table: Table, key: Key) -> str | None:
-        """The stored fingerprint of a partition, or None when the partition does not exist."""
+        """The stored fingerprint of a partition's inputs, or None when the partition does not exist."""
+        return self._stored(table, key, MADE_FROM)
+
+    def content(self, table: Table, key: Key) -> str | None:
+        """The hash of a partition's rows, or None when the partition does not exist."""
+        return self._stored(table, key, CONTENT)
+
+    def _stored(self, table: Table, key: Key, name: str) -> str | None:
         path = self.path(table, key)
         if not self.fs.exists(path):
             return None
         with self.fs.open(path, "rb") as file:
-            return pl.read_parquet_metadata(file).get(FINGERPRINT_KEY, "")
+            return pl.read_parquet_metadata(file).get(name, "")
 
     def keys(self, table: Table) -> list[str]:
         """The partition keys that exist, sorted, without the zero-row one."""
@@ -152,6 +160,16 @@ class Lake:
                 f"select * from read_parquet('{pattern}', hive_partitioning = true, union_by_name = true)"
             )
         yield connection
+
+
+def _parquet(frame: pl.DataFrame, metadata: dict[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, compression="zstd", metadata=metadata)
+    return buffer.getvalue()
+
+
+def _hash_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def lake_at(url: str) -> Lake:

@@ -171,7 +171,7 @@ class _Parts:
             part = self.parts.get(day, 0)
             self.parts[day] = part + 1
             frame = pl.from_dicts(rows, schema=self.table.schema)
-            self.lake.write(self.table, day, frame, name=f"{self.digest}-{part:04d}", made_from=self.digest)
+            self.lake.write(self.table, day, frame, name=f"{self.digest}-{part:04d}")
         self.rows, self.held = {}, 0
 
 

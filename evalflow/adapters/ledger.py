@@ -83,7 +83,7 @@ class Ledger:
                 tags=case.tags,
                 metadata=case.metadata,
             )
-            if old and old.retired_on is None and old.content == version.content:
+            if old and old.content == version.content:  # also when retired: a nightly import revives nothing
                 unchanged += 1
                 continue
             newest[case.case_id] = version
@@ -94,10 +94,11 @@ class Ledger:
         if not versions:
             return None
         lines = [msgspec.json.encode(version) for version in versions]
-        digest = hashlib.sha256(b"\n".join(lines)).hexdigest()[:32]
-        header = {"kind": kind, "source": source, "recorded_at": recorded_at.isoformat(), "sha256_128": digest}
+        header: dict[str, str] = {"kind": kind, "source": source, "recorded_at": recorded_at.isoformat()}
+        header["sha256_128"] = _digest([_unsigned(header), *lines])
         self.root.mkdir(parents=True, exist_ok=True)
-        path = self.root / f"{kind}-{digest}.jsonl"
+        # Named by the cases alone: the same import a second later finds its file there.
+        path = self.root / f"{kind}-{_digest(lines)}.jsonl"
         temporary = self.root / f".{secrets.token_hex(8)}.tmp"
         try:
             with temporary.open("xb") as file:
@@ -121,7 +122,8 @@ class Ledger:
         for path in sorted(self.root.glob("*.jsonl")):
             head, *lines = path.read_bytes().rstrip(b"\n").split(b"\n")
             header = _header_of(head)
-            if hashlib.sha256(b"\n".join(lines)).hexdigest()[:32] != header.get("sha256_128"):
+            is_named_so = path.stem.endswith(_digest(lines))
+            if not is_named_so or _digest([_unsigned(header), *lines]) != header.get("sha256_128"):
                 raise BadInputError(
                     f"The ledger file {path} was changed after it was written (its hash is not {header.get('sha256_128')}); "
                     "restore it from a backup, and change a case by importing a new version instead."
@@ -164,3 +166,12 @@ def _header_of(line: bytes) -> dict[str, Any]:
     except msgspec.DecodeError:
         return {}
     return header if isinstance(header, dict) else {}
+
+
+def _digest(lines: list[bytes]) -> str:
+    return hashlib.sha256(b"\n".join(lines)).hexdigest()[:32]
+
+
+def _unsigned(header: dict[str, str]) -> bytes:
+    """The header without its own signature, as it is signed."""
+    return msgspec.json.encode({key: value for key, value in header.items() if key != "sha256_128"}, order="sorted")

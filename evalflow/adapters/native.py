@@ -212,7 +212,7 @@ def _parquet_rows(file: BinaryIO) -> Iterator[Line]:
 
     try:
         parquet = pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         yield Line(0, Unusable(f"the Parquet file cannot be opened: {error}"))
         return
     number = 0
@@ -224,7 +224,7 @@ def _parquet_rows(file: BinaryIO) -> Iterator[Line]:
                     number += 1
                     excerpt = _excerpt(json.dumps(row, default=str).encode()) if isinstance(row, dict) else ""
                     yield Line(number, _without_absent(row) if isinstance(row, dict) else row, excerpt)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             yield Line(number + 1, Unusable(f"the Parquet file is broken from this row to row {end}: {error}"))
         number = end
     if number == 0:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Without an @ or six digits none of the patterns can match; most texts end here.
 _MAY_MATCH = re.compile(r"@|(?:\d\D{0,3}){6}|[A-Z]{2}\d{2}", re.DOTALL | re.IGNORECASE)
 LEAST_SCORE = 0.4
-"""Presidio's own score of a plain phone match; weaker ones are digits without any form."""
+"""Presidio's own score of a phone match without context. A bare ten-digit number may match: rather once too often."""
 
 
 @dataclass(frozen=True)

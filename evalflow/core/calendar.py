@@ -42,7 +42,7 @@ def days_between(first: date, last: date) -> list[date]:
 class TrafficCalendar:
     """The days for which partitions exist: from ``start`` to the running day, or to ``end`` when it is closed.
 
-    ``today`` is the clock's UTC day; when ``end`` is set, "now" is the day after it.
+    ``today`` is the clock's UTC day. Once it is past ``end``, the calendar is closed and "now" is the day after ``end``.
     """
 
     start: date
@@ -50,12 +50,17 @@ class TrafficCalendar:
     today: date
 
     @property
+    def is_closed(self) -> bool:
+        return self.end is not None and self.today > self.end
+
+    @property
     def now(self) -> date:
-        return self.end + timedelta(days=1) if self.end else self.today
+        return self.end + timedelta(days=1) if self.end and self.is_closed else self.today
 
     @property
     def last_day(self) -> date:
-        return self.end if self.end else max(self.today, self.start)
+        newest = max(self.today, self.start)
+        return min(self.end, newest) if self.end else newest
 
     def days(self) -> list[date]:
         return days_between(self.start, self.last_day)

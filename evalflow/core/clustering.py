@@ -91,6 +91,7 @@ def fit_taxonomy(vectors: np.ndarray, plan: FitPlan, held_share: float | None = 
     share = held_share if held_share is not None else plan.min_cluster_share
     labels, dbcv = _hdbscan(reduced, share, plan)
     direction = _direction(labels, plan)
+    unmoved = (share, labels, dbcv)
     for _ in range(MOST_STEPS):
         if direction == 0 or (direction < 0 and round(share * n) <= plan.min_cluster_texts):
             break
@@ -101,6 +102,8 @@ def fit_taxonomy(vectors: np.ndarray, plan: FitPlan, held_share: float | None = 
         share, labels, dbcv = next_share, next_labels, next_dbcv
         if _direction(labels, plan) != direction:
             break
+    if _direction(labels, plan) < 0:
+        share, labels, dbcv = unmoved  # no step brings it in: a small or uniform sample keeps the share it came with
     if labels.max(initial=NOISE) == NOISE:
         labels = np.zeros(n, dtype=int)
     return Fit(_by_size(labels), share, novel_above, dbcv)

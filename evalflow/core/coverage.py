@@ -112,6 +112,9 @@ def measure(
         The measurement; with no golden cases ``jsd`` is None and every bin with traffic is uncovered; with no
         production there are no shares and ``jsd`` is None.
     """
+    unknown = sorted({*production["bin"], *golden["bin"]} - set(labels))
+    if unknown:
+        raise ValueError(f"rows fall into bins that have no label: {', '.join(unknown)}")
     table = _by_bin(production, golden, labels)
     p = table["production_share"].to_numpy()
     counts = table["golden_cases"].to_numpy().astype(float)

@@ -71,7 +71,7 @@ class FeedbackEvent(msgspec.Struct, kw_only=True):
     trace_id: Identifier
     timestamp: UtcTime
     name: Identifier
-    value: str | int | float | bool | None
+    value: str | int | float | bool | None = None
     comment: str | None = None
     source: str | None = None
 
@@ -121,10 +121,9 @@ def parse_record(row: Any, limits: Limits) -> Trace | FeedbackEvent | Unusable:
     if "case_id" in row and "trace_id" not in row:
         return Unusable("this is a golden case; import it with `evalflow golden import`")
     is_feedback = "name" in row and "input" not in row
+    whole = _with_whole_counts(row)
     try:
-        record: Trace | FeedbackEvent = msgspec.convert(
-            _with_whole_counts(row), FeedbackEvent if is_feedback else Trace
-        )
+        record = msgspec.convert(whole, FeedbackEvent) if is_feedback else msgspec.convert(whole, Trace)
         record.timestamp = record.timestamp.astimezone(UTC)
     except msgspec.ValidationError as error:
         return Unusable(_reason(error))
@@ -156,7 +155,7 @@ def parse_golden_case(row: Any, max_text_bytes: int) -> GoldenCase | Unusable:
 
 def _with_whole_counts(row: dict[str, Any]) -> dict[str, Any]:
     """12.0 is the integer 12 to JSON, and Parquet writers turn a count column with gaps into doubles."""
-    whole = {name: int(row[name]) for name in _TRACE_COUNTS if _is_whole(row.get(name))}
+    whole: dict[str, Any] = {name: int(row[name]) for name in _TRACE_COUNTS if _is_whole(row.get(name))}
     signals = row.get("signals")
     if isinstance(signals, dict):
         whole_signals = {name: int(signals[name]) for name in _SIGNAL_COUNTS if _is_whole(signals.get(name))}

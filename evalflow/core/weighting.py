@@ -1,6 +1,6 @@
 """From a sample to masses: Hajek weights, and the two ways in which days are put together.
 
-``traffic`` weights every trace by 1/pi, so a spike counts as what it was. ``steady_state`` asks what an ordinary
+``traffic`` gives each day the mass of its true volume, so a spike counts as what it was. ``steady_state`` asks what an ordinary
 four weeks look like: missing weekdays are made up for, and a day's mass is capped a few robust sigmas above the
 median of its class (weekday or weekend). Source: docs/methods.md, "Weighting".
 """
@@ -43,11 +43,11 @@ def steady_state_masses(volumes: dict[date, int], max_sigmas: float) -> DayMasse
         max_sigmas: how many robust sigmas above its class median a day's log volume may lie.
 
     Returns:
-        Capped volumes divided by how many days of the same weekday are present; plain traffic masses for windows
-        of under 14 days.
+        Capped volumes divided by how many days of the same weekday are present; plain traffic masses when fewer than
+        14 days have traffic.
     """
     present = {day: volume for day, volume in volumes.items() if volume > 0}
-    if not present or (max(present) - min(present)).days + 1 < SHORTEST_STEADY_DAYS:
+    if len(present) < SHORTEST_STEADY_DAYS:
         return traffic_masses(present)
     days = sorted(present)
     log_volume = np.log([present[day] for day in days])

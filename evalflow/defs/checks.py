@@ -98,7 +98,7 @@ def station_checks(
         _check(
             "clusters",
             "cluster_count_is_usable",
-            "A taxonomy has 20 to 80 clusters; small samples may give fewer.",
+            "The number of clusters lies in the allowed band; small samples may give fewer.",
             monthly,
             _cluster_count,
             blocking=False,

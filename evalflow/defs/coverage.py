@@ -11,10 +11,11 @@ import polars as pl
 
 from evalflow.adapters.charts import as_markdown, heatmap_png
 from evalflow.adapters.home import Home
-from evalflow.adapters.tables import BIN_ASSIGNMENTS, COVERAGE_METRICS, TRACE_FILES
+from evalflow.adapters.tables import BIN_ASSIGNMENTS, COVERAGE_METRICS, STRATIFIED_SAMPLES, TRACE_FILES
 from evalflow.adapters.taxonomy import Taxonomy, load_taxonomy
 from evalflow.core.calendar import DAYS_PER_WEEK, WINDOW_WEEKS, monday_of, sunday_of
 from evalflow.core.coverage import Coverage, measure
+from evalflow.core.weighting import steady_state_masses
 from evalflow.defs.clusters import place_golden
 from evalflow.defs.partitions import Partitions
 from evalflow.defs.resources import HomeResource
@@ -44,6 +45,7 @@ class WeekCoverage:
     taxonomy: Taxonomy
     coverage: Coverage
     production: pl.DataFrame
+    damped_days: dict[date, float]
 
     def document(self) -> dict[str, Any]:
         """What `evalflow coverage --json` prints. Keys are only ever added."""
@@ -62,6 +64,7 @@ class WeekCoverage:
             },
             "method": METHOD,
             "weighting": measured.weighting,
+            "damped_days": {str(day): kept for day, kept in self.damped_days.items()},
             "golden_as_of": str(self.golden_as_of),
             "n_sampled": measured.n_sampled,
             "n_golden": measured.n_golden,
@@ -139,7 +142,16 @@ def measure_week(home: Home, week: date, golden_as_of: date | None = None) -> We
     coverage = measure(
         production, golden, taxonomy.bins, production["weighting"][0], home.settings.coverage.jsd_threshold
     )
-    return WeekCoverage(week, as_of, home.calendar.is_provisional(week), window, taxonomy, coverage, production)
+    return WeekCoverage(
+        week, as_of, home.calendar.is_provisional(week), window, taxonomy, coverage, production, _damped_days(home, window)
+    )
+
+
+def _damped_days(home: Home, window: list[date]) -> dict[date, float]:
+    """The days whose mass ``steady_state`` caps, spikes and launches alike, with the part of it that counts."""
+    rows = home.lake.read(STRATIFIED_SAMPLES, window, ["day_traces"], with_key=True).unique()
+    volumes = {row["day"]: row["day_traces"] for row in rows.iter_rows(named=True)}
+    return steady_state_masses(volumes, home.settings.coverage.max_day_mass_sigmas).damped
 
 
 def newest_week(home: Home, until: date) -> date:
@@ -193,6 +205,7 @@ def _metadata(measured: WeekCoverage) -> dict[str, Any]:
         "sampled traces": coverage.n_sampled,
         "golden cases": coverage.n_golden,
         "weighting": coverage.weighting,
+        "damped days": ", ".join(f"{day} to {kept:.0%}" for day, kept in measured.damped_days.items()) or None,
         "window": f"{measured.window[0]} to {measured.window[-1]} ({len(measured.window)} days)",
         "taxonomy": f"{measured.taxonomy.taxonomy_id}, fitted on {measured.taxonomy.fitted_on}"
         + (" (in sample)" if measured.taxonomy.is_in_sample else ""),

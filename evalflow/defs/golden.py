@@ -1,4 +1,4 @@
-"""Station golden: the ledger as an external asset; it is written by imports and promotions, and read as of a day."""
+"""Station golden: the ledger as an external asset; it is written by imports, and read as of a day."""
 
 from collections.abc import Iterable
 
@@ -19,8 +19,8 @@ def golden_specs(partitions: Partitions) -> list[dg.AssetSpec]:
             owners=OWNERS,
             kinds={"json"},
             partitions_def=partitions.effective_on,
-            description="A version of a golden case, by the day from which coverage counts it. Append-only; written by imports "
-            "and promotions, which report here.",
+            description="A version of a golden case, by the day from which coverage counts it. Append-only; written by imports, "
+            "which report here.",
         )
     ]
 

@@ -43,12 +43,6 @@ MANIFEST, PARSED = "manifest.json", "partial_parse.msgpack"
 FAILED = ("error", "fail", "runtime error")
 STALE_RUN_S = 7 * 24 * 3600
 
-MARTS_JOB = dg.define_asset_job(
-    "marts",
-    dg.AssetSelection.groups(GROUP),
-    description="Build the marts from the lake with dbt, and test them.",
-)
-
 
 def marts_assets(home: Home) -> list[dg.AssetsDefinition]:
     """One asset per mart. The first load in a home lets dbt parse its project, which takes some seconds."""

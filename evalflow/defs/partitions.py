@@ -61,8 +61,7 @@ def partitions_of(calendar: TrafficCalendar) -> Partitions:
     last week and month get their own natural ends. The offset of one lets the week and the month that are still
     running exist; it never reaches past ``end_date``.
     """
-    last = calendar.end
-    offset = 1
+    last, offset = calendar.end, 1
     day_end = (last + timedelta(days=1)).strftime(DAY_FORMAT) if last else None
     week_end = (monday_of(last) + timedelta(weeks=1)).strftime(DAY_FORMAT) if last else None
     month_end = next_month(first_of_month(last)).strftime(DAY_FORMAT) if last else None
@@ -75,5 +74,5 @@ def partitions_of(calendar: TrafficCalendar) -> Partitions:
             first_of_month(calendar.start).strftime(DAY_FORMAT), end_date=month_end, end_offset=offset
         ),
         effective_on=dg.DynamicPartitionsDefinition(name="golden_effective_on"),
-        is_closed=last is not None,
+        is_closed=calendar.is_closed,
     )

@@ -31,7 +31,10 @@ def _landed(table: Table, days_column: str) -> Any:
 
 def _signal_inputs(home: Home, day: date) -> Iterable[Any]:
     yield from parents(home, RAW_TRACES, [day])
-    yield from parents(home, FEEDBACK, home.calendar.feedback_days(day, home.settings.ingest.feedback_days))
+    later = home.calendar.feedback_days(day, home.settings.ingest.feedback_days)
+    files = landing_files(home.lake, LANDING_FEEDBACK, "feedback_days", later)
+    # Days on which nothing came in are left out, or a day's signals would change with every day that passes.
+    yield from parents(home, FEEDBACK, [each for each in later if files[each]])
 
 
 RAW = Station("raw_traces", RAW_TRACES, "day", "1", _landed(LANDING, "trace_days"))

@@ -90,8 +90,8 @@ class Story:
         console.print(
             f"\n[bold]Fernhill[/bold], a shop for plants, has a support assistant: {self.n_traces:,} traces "
             f"from {_spoken(FIRST_DAY)} to {_spoken(LAST_DAY)}, and a suite of {first['n_golden']} "
-            f"hand-written cases that nobody has touched since February. On {_spoken(LAUNCH_DAY)} the shop opens Fernhill "
-            "Host: gardeners by the hour, tools for hire, greenhouse space, smart watering.\n"
+            f"hand-written cases that nobody has touched since February. On {_spoken(LAUNCH_DAY)} the shop opens "
+            "Fernhill Host: gardeners by the hour, tools for hire, greenhouse space, smart watering.\n"
         )
         console.print(_series(self.weeks, self.threshold))
         console.print(
@@ -151,7 +151,7 @@ def play(home: Path | None, on_range: OnRange) -> Story:
         UsageError: the home holds traffic that is not the demo's.
     """
     from evalflow.definitions import STATIONS
-    from evalflow.runner import instance_of, land_files, run_marts, walk
+    from evalflow.runner import instance_of, land_files, marts_are_stale, run_marts, walk
 
     workspace = _prepared(home)
     on_range("world", FIRST_DAY, LAST_DAY, 0, 1)
@@ -165,7 +165,7 @@ def play(home: Path | None, on_range: OnRange) -> Story:
         on_range("trace_files", FIRST_DAY, LAST_DAY, 1, 1)
         _import_suite(workspace, instance, _source(workspace.path) / GOLDEN_FILE)
         walked = walk(workspace, instance, FIRST_DAY, LAST_DAY, STATIONS, on_range)
-        if any(walked.computed.values()) or not workspace.has_marts():
+        if marts_are_stale(workspace):
             on_range("marts", FIRST_DAY, LAST_DAY, 0, 1)
             run_marts(workspace, instance)
             on_range("marts", FIRST_DAY, LAST_DAY, 1, 1)

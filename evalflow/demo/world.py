@@ -39,8 +39,8 @@ TRACES_BY_WEEKDAY = (142, 134, 128, 126, 122, 82, 76)
 """Monday to Sunday: about 8,600 in all, which one pair of cores embeds in half a minute."""
 TURN_CHANCES = (0.5, 0.28, 0.14, 0.08)
 STAY_ON_TOPIC = 0.6
-LAUNCH_CEILING, LAUNCH_DAYS_TO_SETTLE = 0.75, 4.0
-"""Share of the new product in the end, and how fast it gets there: 65 % of the four weeks from the launch."""
+LAUNCH_CEILING, LAUNCH_DAYS_TO_SETTLE = 0.77, 3.0
+"""Share of the new product in the end, and how fast it gets there: seven tenths of the four weeks from the launch."""
 FAILURE_RATE = {False: 0.08, True: 0.30}
 """Of the old questions and of those about the new product, which the assistant was never tested on."""
 PERSONAL_DATA_CHANCE = 0.03
