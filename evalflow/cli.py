@@ -62,19 +62,24 @@ def main() -> None:
         result = app(standalone_mode=False)
         code = result if isinstance(result, int) else int(ExitCode.OK)  # a typer.Exit comes back as its code
     except EvalflowError as error:
-        err.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
-        code = int(error.exit_code)
+        code = _say(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         err.print("Stopped. What was finished is kept; the same command goes on from here.")
         code = 130
     except Exception as error:
         if not _is_usage_error(error):
             raise
-        message = error.format_message()  # type: ignore[attr-defined]  # click's UsageError
-        if message:  # empty after the help that a bare `evalflow` prints
-            err.print(f"[red]error:[/red] {escape(message)}", soft_wrap=True)
-        code = int(ExitCode.USAGE)
+        code = _say(error.format_message(), ExitCode.USAGE)  # type: ignore[attr-defined]  # click's UsageError
     sys.exit(code)
+
+
+def _say(message: str, code: ExitCode) -> int:
+    """The error as one sentence on stderr, and with --json as a document on stdout too."""
+    if message:  # empty after the help that a bare `evalflow` prints
+        err.print(f"[red]error:[/red] {escape(message)}", soft_wrap=True)
+        if "--json" in sys.argv:
+            _print_json({"error": message, "exit_code": int(code)})
+    return int(code)
 
 
 def entry() -> None:

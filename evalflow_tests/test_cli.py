@@ -553,8 +553,9 @@ def test_run_as_json_is_one_document_in_a_real_shell(story: Story) -> None:
 
 def test_a_mistake_in_a_real_shell_is_one_line(home: Path) -> None:
     said = in_a_shell("coverage", "--as-of", "soon", "--json", home=home)
-    assert (said.code, said.out) == (2, "")
-    assert said.message == "--as-of 'soon' is not a day; write it as 2026-08-23."
+    sentence = "--as-of 'soon' is not a day; write it as 2026-08-23."
+    assert (said.code, said.document) == (2, {"error": sentence, "exit_code": 2})
+    assert said.message == sentence
 
 
 # -- doctor and help ---------------------------------------------------------------------------------------

@@ -109,6 +109,8 @@ _TOOL_CALL_FIELDS = frozenset(ToolCall.__struct_fields__)
 _LEDGER_FIELDS = frozenset({"version", "effective_on", "weight"})
 """What `evalflow golden export` adds to a case and the ledger gives anew on import."""
 _CASE_FIELDS = frozenset(GoldenCase.__struct_fields__) | _LEDGER_FIELDS
+_ONLY_IN_TRACES = _TRACE_FIELDS - frozenset(FeedbackEvent.__struct_fields__) - {"session_id", "user_id", "metadata", "tags"}
+"""A row with any of these is a trace, however broken: never feedback."""
 _TRACE_COUNTS = ("turn_index", "input_tokens", "output_tokens", "context_tokens")
 _SIGNAL_COUNTS = ("edited_chars", "rating")
 _TIME_ADVICE = "write it in UTC, for example 2026-06-01T12:00:00Z"
@@ -120,7 +122,7 @@ def parse_record(row: Any, limits: Limits) -> Trace | FeedbackEvent | Unusable:
         return Unusable(f"a line must be a JSON object, this is a {type(row).__name__}")
     if "case_id" in row and "trace_id" not in row:
         return Unusable("this is a golden case; import it with `evalflow golden import`")
-    is_feedback = "name" in row and "input" not in row
+    is_feedback = "name" in row and not _ONLY_IN_TRACES & row.keys()
     whole = _with_whole_counts(row)
     try:
         record = msgspec.convert(whole, FeedbackEvent) if is_feedback else msgspec.convert(whole, Trace)

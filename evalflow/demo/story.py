@@ -28,7 +28,7 @@ from evalflow.errors import BadInputError, UsageError
 OnRange = Callable[[str, date, date, int, int], None]
 GOLDEN_FILE = "golden.jsonl"
 TRUTH_FILE = "truth.jsonl.gz"
-BAR_PER_JSD = 60
+BAR_PER_JSD = 48
 """Characters of a bar for a JSD of one: a bar of 0.5 still fits on a line of 80."""
 SHOWN_CAUSES = 8
 
@@ -131,7 +131,8 @@ class Story:
             if date.fromisoformat(week["as_of"]) < LAUNCH_DAY and week["jsd"] is not None
         ]
         console.print(
-            f"Before the launch JSD lay between {min(before):.2f} and {max(before):.2f}. It crossed "
+            f"Before the launch JSD lay between {min(before):.2f} and {max(before):.2f}, through a promotion that tripled "
+            f"the traffic of two days. It crossed "
             f"{self.threshold:g} on [bold]{_spoken(crossed)}[/bold], {(crossed - LAUNCH_DAY).days} days after "
             f"the launch, and stands at [bold]{last['jsd']:.2f}[/bold] ({last['band']})."
         )
@@ -154,11 +155,9 @@ def play(home: Path | None, on_range: OnRange) -> Story:
     from evalflow.runner import instance_of, land_files, marts_are_stale, run_marts, walk
 
     workspace = _prepared(home)
-    on_range("world", FIRST_DAY, LAST_DAY, 0, 1)
     world = generate(SEED, load_corpus())
     _refuse_another_world(workspace, world)
     files = write(world, _source(workspace.path))
-    on_range("world", FIRST_DAY, LAST_DAY, 1, 1)
     with instance_of(workspace) as instance:
         on_range("trace_files", FIRST_DAY, LAST_DAY, 0, 1)
         land_files(workspace, instance, [str(path) for path in files if path.name not in (GOLDEN_FILE, TRUTH_FILE)])
