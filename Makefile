@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-STREAM ?=
-PORT ?= 3333
+BANKING ?=
+BANKING77 ?=
 
 .PHONY: setup demo test lint evidence clean
 
@@ -19,7 +19,7 @@ demo: setup
 	$(BIN)/evalflow demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
@@ -28,3 +28,13 @@ lint: setup
 
 clean:
 	rm -rf $(VENV) data/demo/home .mypy_cache .ruff_cache .hypothesis
+
+# The slow proofs of docs/evidence.md. BANKING and BANKING77 are folders with the data that the page names.
+evidence: setup
+	@test -n "$(BANKING)" || { echo "Set BANKING to the folder of the banking stream: make evidence BANKING=... BANKING77=..."; exit 2; }
+	@test -n "$(BANKING77)" || { echo "Set BANKING77 to the folder of Banking77: make evidence BANKING=... BANKING77=..."; exit 2; }
+	cd benchmarks && ../$(BIN)/python banking77_clusters.py $(abspath $(BANKING77))
+	cd benchmarks && ../$(BIN)/python banking_coverage.py $(abspath $(BANKING))
+	cd benchmarks && ../$(BIN)/python newcomer.py
+	cd benchmarks && ../$(BIN)/python ui_backfill.py $(abspath $(BANKING)) --start 2026-06-01 --end 2026-08-23
+	cd benchmarks && ../$(BIN)/python kill_loop.py $(abspath $(BANKING)) --start 2026-06-01 --end 2026-08-23

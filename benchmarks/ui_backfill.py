@@ -157,6 +157,8 @@ def photograph(url: str, folder: Path) -> None:
     """Screenshots of the asset graph and of the coverage asset's page, by Debian's Chromium."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
 
     folder.mkdir(parents=True, exist_ok=True)
     options = webdriver.ChromeOptions()
@@ -182,6 +184,9 @@ def photograph(url: str, folder: Path) -> None:
         ):
             browser.get(url + path)
             time.sleep(12)
+            if name == "asset_graph":  # Alt+E opens every group
+                ActionChains(browser).key_down(Keys.ALT).send_keys("e").key_up(Keys.ALT).perform()
+                time.sleep(6)
             browser.save_screenshot(str(folder / f"{name}.png"))
     finally:
         browser.quit()
@@ -208,7 +213,9 @@ def _prepare(home: Path, options: argparse.Namespace) -> None:
 
 
 def _evalflow(home: Path, *arguments: str) -> str:
-    done = subprocess.run([_script("evalflow"), *arguments, "--home", str(home)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [_script("evalflow"), *arguments, "--home", str(home)], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(f"evalflow {arguments[0]} ended with {done.returncode}: {done.stderr[-2000:]}")
     return done.stdout

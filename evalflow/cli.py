@@ -245,7 +245,9 @@ def run(
     landing: dict[str, Any] = {}
     with instance_of(workspace) as instance, _progress(as_json) as on_range:
         if workspace.settings.sources.traces:
+            on_range("trace_files", date.min, date.min, 0, 1)
             landing = land_files(workspace, instance, [])
+            on_range("trace_files", date.min, date.min, 1, 1)
             workspace = workspace.reloaded()
         first, last = _asked_days(workspace, since, as_of)
         walked = walk(workspace, instance, first, last, STATIONS, on_range)

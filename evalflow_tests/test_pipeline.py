@@ -192,13 +192,13 @@ def test_two_models_are_never_mixed(world: Home, tmp_path: Path) -> None:
         walk(home, instance, NEW_WEEK, END, tuple(s for s in STATIONS if s.name == "bin_assignments"))
 
 
-def test_a_blocking_check_stops_what_comes_after(
-    world: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_blocking_check_stops_what_comes_after(world: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Impossible inclusion probabilities fail the run with the check's own sentence; nothing downstream is computed."""
     home = land(copy_of(world, tmp_path / "home"), "more", traces(datetime(2026, 7, 8, 21, tzinfo=UTC), 1, 4, seed=8))
     before = lake_hashes(home)
-    monkeypatch.setattr(samples, "draw", lambda day, plan: draw(day, plan).with_columns(inclusion_probability=pl.lit(2.0)))
+    monkeypatch.setattr(
+        samples, "draw", lambda day, plan: draw(day, plan).with_columns(inclusion_probability=pl.lit(2.0))
+    )
     with pytest.raises(RunFailedError, match=r"inclusion_probabilities_are_probabilities.*outside \(0, 1\]"):
         run_all(home)
     changed = {path.split("/")[0] for path, digest in lake_hashes(home).items() if before.get(path) != digest}

@@ -109,7 +109,9 @@ _TOOL_CALL_FIELDS = frozenset(ToolCall.__struct_fields__)
 _LEDGER_FIELDS = frozenset({"version", "effective_on", "weight"})
 """What `evalflow golden export` adds to a case and the ledger gives anew on import."""
 _CASE_FIELDS = frozenset(GoldenCase.__struct_fields__) | _LEDGER_FIELDS
-_ONLY_IN_TRACES = _TRACE_FIELDS - frozenset(FeedbackEvent.__struct_fields__) - {"session_id", "user_id", "metadata", "tags"}
+_ONLY_IN_TRACES = (
+    _TRACE_FIELDS - frozenset(FeedbackEvent.__struct_fields__) - {"session_id", "user_id", "metadata", "tags"}
+)
 """A row with any of these is a trace, however broken: never feedback."""
 _TRACE_COUNTS = ("turn_index", "input_tokens", "output_tokens", "context_tokens")
 _SIGNAL_COUNTS = ("edited_chars", "rating")

@@ -143,7 +143,14 @@ def measure_week(home: Home, week: date, golden_as_of: date | None = None) -> We
         production, golden, taxonomy.bins, production["weighting"][0], home.settings.coverage.jsd_threshold
     )
     return WeekCoverage(
-        week, as_of, home.calendar.is_provisional(week), window, taxonomy, coverage, production, _damped_days(home, window)
+        week,
+        as_of,
+        home.calendar.is_provisional(week),
+        window,
+        taxonomy,
+        coverage,
+        production,
+        _damped_days(home, window),
     )
 
 

@@ -132,9 +132,9 @@ class Story:
         ]
         console.print(
             f"Before the launch JSD lay between {min(before):.2f} and {max(before):.2f}, through a promotion that tripled "
-            f"the traffic of two days. It crossed "
-            f"{self.threshold:g} on [bold]{_spoken(crossed)}[/bold], {(crossed - LAUNCH_DAY).days} days after "
-            f"the launch, and stands at [bold]{last['jsd']:.2f}[/bold] ({last['band']})."
+            f"the traffic of two days. It crossed {self.threshold:g} on [bold]{_spoken(crossed)}[/bold], "
+            f"{(crossed - LAUNCH_DAY).days} days after the launch, and stands at [bold]{last['jsd']:.2f}[/bold] "
+            f"({last['band']})."
         )
         if last["taxonomy"]["id"] != self.weeks[-2]["taxonomy"]["id"]:
             console.print(

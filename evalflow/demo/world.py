@@ -40,7 +40,8 @@ TRACES_BY_WEEKDAY = (142, 134, 128, 126, 122, 82, 76)
 TURN_CHANCES = (0.5, 0.28, 0.14, 0.08)
 STAY_ON_TOPIC = 0.6
 LAUNCH_CEILING, LAUNCH_DAYS_TO_SETTLE = 0.77, 3.0
-"""Share of the new product in the end, and how fast it gets there: seven tenths of the four weeks from the launch."""
+"""Share of the new product in the end, and how fast it gets there: seven tenths of the four weeks from the launch.
+With less, 20 coarse bins can hide it: a sixth of the suite then lies in bins that are mostly about the launch."""
 FAILURE_RATE = {False: 0.08, True: 0.30}
 """Of the old questions and of those about the new product, which the assistant was never tested on."""
 PERSONAL_DATA_CHANCE = 0.03
@@ -88,18 +89,6 @@ def generate(seed: int, corpus: Corpus) -> World:
         feedback += [event for trace, known in of_day if (event := _late_feedback(rng, day, trace, known))]
     feedback.sort(key=lambda event: (event["timestamp"], event["trace_id"]))
     return World(seed, traces, feedback, _golden(seed, corpus, habits), truth)
-
-
-def intent_shares(habits: _Habits, day: date) -> dict[str, float]:
-    """The mix of a day; sums to one."""
-    progress = (day - FIRST_DAY).days / (LAST_DAY - FIRST_DAY).days
-    base = _normalised({name: share * math.exp(habits.drift[name] * progress) for name, share in habits.base.items()})
-    if day in PROMOTION_DAYS:
-        left = 1 - sum(PROMOTION_MIX.values())
-        return {name: left * share + PROMOTION_MIX.get(name, 0.0) for name, share in base.items()}
-    new = launch_share(day)
-    old = {name: (1 - new) * share for name, share in base.items()}
-    return old | {name: new * share for name, share in habits.launch.items()} if new else old
 
 
 def launch_share(day: date) -> float:
@@ -155,6 +144,18 @@ def _habits(seed: int, corpus: Corpus) -> _Habits:
     )
 
 
+def _intent_shares(habits: _Habits, day: date) -> dict[str, float]:
+    """The mix of a day; sums to one."""
+    progress = (day - FIRST_DAY).days / (LAST_DAY - FIRST_DAY).days
+    base = _normalised({name: share * math.exp(habits.drift[name] * progress) for name, share in habits.base.items()})
+    if day in PROMOTION_DAYS:
+        left = 1 - sum(PROMOTION_MIX.values())
+        return {name: left * share + PROMOTION_MIX.get(name, 0.0) for name, share in base.items()}
+    new = launch_share(day)
+    old = {name: (1 - new) * share for name, share in base.items()}
+    return old | {name: new * share for name, share in habits.launch.items()} if new else old
+
+
 def _by_rank(rng: Random, intents: Iterable[Intent], flat_until: int) -> dict[str, float]:
     """Zipf-like shares in the order of the corpus, shaken by the seed; none is rare enough to vanish."""
     return _normalised(
@@ -166,7 +167,7 @@ def _sessions(
     rng: Random, seed: int, day: date, habits: _Habits, intents: Mapping[str, Intent], launched: set[str]
 ) -> Iterable[list[tuple[Row, Row]]]:
     """Sessions of 1 to 4 turns until the day's number of traces is reached."""
-    shares = intent_shares(habits, day)
+    shares = _intent_shares(habits, day)
     names, weights = list(shares), list(shares.values())
     expected = TRACES_BY_WEEKDAY[day.weekday()] * (PROMOTION_FACTOR if day in PROMOTION_DAYS else 1.0)
     left = round(expected * math.exp(rng.gauss(0, 0.05)))
