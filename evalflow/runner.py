@@ -192,19 +192,25 @@ def _execute(
 
 def _failure_of(result: dg.ExecuteInProcessResult, asset: str) -> RunFailedError:
     """The step's own sentence when it is one of ours, else what Dagster recorded."""
-    failed = [
-        c for c in result.get_asset_check_evaluations() if not c.passed and c.severity == dg.AssetCheckSeverity.ERROR
-    ]
-    if failed:
-        name = f"{failed[0].asset_key.to_user_string()}.{failed[0].check_name}"
-        return RunFailedError(f"The blocking check {name} failed: {failed[0].description}")
     ours = {kind.__name__: kind for kind in EvalflowError.__subclasses__()}
     for event in result.all_events:
         if event.is_step_failure and event.step_failure_data.error:
             error = event.step_failure_data.error
             while error.cause:
                 error = error.cause
+            if error.cls_name == "DagsterAssetCheckFailedError":
+                return RunFailedError(_blocked_by(result))
             message = error.message.strip().removeprefix("evalflow.errors.").partition(": ")[2] or error.message.strip()
             kind = ours.get(error.cls_name or "")
             return RunFailedError(message, kind.exit_code if kind else ExitCode.FAIL)
     return RunFailedError(f"The Dagster run {result.run_id} of {asset} failed; look at it in `evalflow ui`.")
+
+
+def _blocked_by(result: dg.ExecuteInProcessResult) -> str:
+    """Which blocking check failed, and what it found."""
+    failed = [
+        f"{check.asset_key.to_user_string()}.{check.check_name}: {check.description}"
+        for check in result.get_asset_check_evaluations()
+        if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR
+    ]
+    return f"A blocking check failed, and nothing after it was computed. {'; '.join(failed)}"
