@@ -61,7 +61,7 @@ def main() -> None:
         print(
             f"in the UI:       partition {event['partition']}, JSD {shown['JSD']}, provisional {shown['provisional']}"
         )
-        backfill = ui.launch_partitions(["coverage_metrics"], [event["partition"]])
+        backfill = ui.launch(["coverage_metrics"], [event["partition"]])
         print(f"materialized again from the UI: {ui.wait(backfill)['status']}")
         again = ui.ask(LATEST)["assetOrError"]["assetMaterializations"][0]
         shown_again = {entry["label"]: entry.get("floatValue") for entry in again["metadataEntries"]}

@@ -60,7 +60,7 @@ def main() -> None:
         subprocess.run(["cp", "-r", str(by_cli / "cache"), str(by_ui / "cache")], check=True)
     with UserInterface(by_ui, options.port) as ui:
         started = time.monotonic()
-        backfill = ui.launch_all()
+        backfill = ui.launch(ASSETS)
         result = ui.wait(backfill)
         print(
             f"backfill {backfill}: {result['status']}, {len(result['runs'])} runs, {time.monotonic() - started:.0f} s"
@@ -118,26 +118,10 @@ class UserInterface:
         data: dict[str, Any] = answer["data"]
         return data
 
-    def launch_all(self, assets: list[str] = ASSETS) -> str:
-        """What the UI sends for "Launch backfill" over all partitions of several assets."""
-        params = {
-            "assetSelection": [{"path": [name]} for name in assets],
-            "allPartitions": True,
-            "tags": [],
-            "fromFailure": False,
-        }
-        launched = self.ask(LAUNCH, {"params": params})["launchPartitionBackfill"]
-        if launched["__typename"] != "LaunchBackfillSuccess":
-            raise SystemExit(f"the backfill was refused: {launched}")
-        return str(launched["backfillId"])
-
-    def launch_partitions(self, assets: list[str], keys: list[str]) -> str:
-        params = {
-            "assetSelection": [{"path": [name]} for name in assets],
-            "partitionNames": keys,
-            "tags": [],
-            "fromFailure": False,
-        }
+    def launch(self, assets: list[str], keys: list[str] | None = None) -> str:
+        """What the UI sends for "Launch backfill": the given partitions, or all of several assets."""
+        chosen = {"partitionNames": keys} if keys else {"allPartitions": True}
+        params = {"assetSelection": [{"path": [name]} for name in assets], "tags": [], "fromFailure": False, **chosen}
         launched = self.ask(LAUNCH, {"params": params})["launchPartitionBackfill"]
         if launched["__typename"] != "LaunchBackfillSuccess":
             raise SystemExit(f"the backfill was refused: {launched}")

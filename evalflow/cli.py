@@ -136,42 +136,26 @@ def golden_import(
     as_json: AsJson = False,
 ) -> None:
     """Append golden cases to the ledger; cases that are there already, unchanged, are left as they are."""
-    from evalflow.adapters.native import find_files, read_lines
-    from evalflow.core.records import GoldenCase, Unusable, parse_golden_case
-    from evalflow.defs.golden import report_recorded
-    from evalflow.defs.partitions import partitions_of
-    from evalflow.runner import instance_of
+    from evalflow.runner import import_golden, instance_of
 
     workspace = open_home(home).prepare()
-    cases: dict[str, GoldenCase] = {}
-    bad: list[dict[str, Any]] = []
-    for file in find_files(path).files:
-        for line in read_lines(file):
-            case = (
-                line.row
-                if isinstance(line.row, Unusable)
-                else parse_golden_case(line.row, workspace.settings.ingest.max_text_bytes)
-            )
-            if isinstance(case, GoldenCase) and case.case_id in cases and case != cases[case.case_id]:
-                case = Unusable(
-                    f"case_id {case.case_id!r} stands twice with different content; give each case its own id"
-                )
-            if isinstance(case, Unusable):
-                bad.append({"file": file, "line": line.number, "reason": case.reason})
-            else:
-                cases[case.case_id] = case
-    recorded = workspace.ledger.import_cases(cases.values(), path, workspace.now())
     with instance_of(workspace) as instance:
-        report_recorded(instance, partitions_of(workspace.calendar), recorded.added)
-    document = {"added": len(recorded.added), "unchanged": recorded.unchanged, "unusable": bad}
+        done = import_golden(workspace, instance, path)
+    days = sorted({version.effective_on for version in done.added})
     if as_json:
+        document = {
+            "added": len(done.added),
+            "unchanged": done.unchanged,
+            "effective_on": days,
+            "unusable": done.unusable,
+        }
         _print_json(document)
     else:
-        out.print(f"{_count(len(recorded.added), 'case')} added to the ledger, {recorded.unchanged} there already.")
-        _print_bad_lines(
-            [f"{row['file']}:{row['line']}: {row['reason']}" for row in bad], len(bad), "correct them and import again"
-        )
-    if bad:
+        since = f", counting from {days[0]}" + (f" to {days[-1]}" if len(days) > 1 else "") if days else ""
+        out.print(f"{_count(len(done.added), 'case')} added to the ledger{since}; {done.unchanged} there already.")
+        lines = [f"{row['file']}:{row['line']}: {row['reason']}" for row in done.unusable]
+        _print_bad_lines(lines, len(lines), "correct them and import again")
+    if done.unusable:
         raise typer.Exit(ExitCode.BAD_INPUT)
 
 

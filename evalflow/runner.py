@@ -18,9 +18,14 @@ import psutil
 
 from evalflow import __version__
 from evalflow.adapters.home import Home
+from evalflow.adapters.ledger import CaseVersion
+from evalflow.adapters.native import find_files, read_lines
 from evalflow.core.lineage import fingerprint
+from evalflow.core.records import GoldenCase, Unusable, parse_golden_case
 from evalflow.definitions import STATIONS, definitions_of, station_definitions
 from evalflow.defs.automation import MARTS, range_tags
+from evalflow.defs.golden import report_recorded
+from evalflow.defs.partitions import partitions_of
 from evalflow.defs.station import Station, parents
 from evalflow.errors import EvalflowError, ExitCode
 
@@ -43,6 +48,15 @@ class Walked:
     landing: dict[str, Any] = field(default_factory=dict)
     computed: dict[str, int] = field(default_factory=dict)
     failed_checks: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class GoldenImport:
+    """What an import of golden cases did: versions added, cases left as they were, lines that could not be used."""
+
+    added: list[CaseVersion]
+    unchanged: int
+    unusable: list[dict[str, Any]]
 
 
 @contextmanager
@@ -95,6 +109,32 @@ def land_files(home: Home, instance: dg.DagsterInstance, paths: list[str]) -> di
         "quarantined": metadata["quarantined"].value,
         **(report if isinstance(report, dict) else {}),
     }
+
+
+def import_golden(home: Home, instance: dg.DagsterInstance, path: str) -> GoldenImport:
+    """Append the golden cases of the files under ``path`` to the ledger and report them to Dagster.
+
+    Raises:
+        BadInputError: ``path`` names nothing that can be read.
+    """
+    cases: dict[str, GoldenCase] = {}
+    unusable: list[dict[str, Any]] = []
+    for file in find_files(path).files:
+        for line in read_lines(file):
+            case = line.row
+            if not isinstance(case, Unusable):
+                case = parse_golden_case(case, home.settings.ingest.max_text_bytes)
+            if isinstance(case, GoldenCase) and case != cases.get(case.case_id, case):
+                case = Unusable(
+                    f"case_id {case.case_id!r} stands twice with different content; give each case its own id"
+                )
+            if isinstance(case, Unusable):
+                unusable.append({"file": file, "line": line.number, "reason": case.reason})
+            else:
+                cases[case.case_id] = case
+    recorded = home.ledger.import_cases(cases.values(), path, home.now())
+    report_recorded(instance, partitions_of(home.calendar), recorded.added)
+    return GoldenImport(recorded.added, recorded.unchanged, unusable)
 
 
 def walk(

@@ -13,6 +13,7 @@ settings.load_profile("evalflow")
 @pytest.fixture(autouse=True)
 def _no_inherited_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's own EVALFLOW_* variables must not reach a test."""
+    monkeypatch.setenv("DAGSTER_DISABLE_TELEMETRY", "yes")
     for name in list(os.environ):
         if name.upper().startswith("EVALFLOW_"):
             monkeypatch.delenv(name)

@@ -203,7 +203,7 @@ def test_coverage_without_a_suite_lists_the_bins_by_share(story: Story) -> None:
 @needs_model
 def test_coverage_with_a_suite_is_a_number(story: Story) -> None:
     assert story.said["golden import"].code == 0
-    assert story.said["golden import"].out == "4 cases added to the ledger, 0 there already.\n"
+    assert story.said["golden import"].out == "4 cases added to the ledger, counting from 2026-05-20; 0 there already.\n"
     said = story.said["coverage as JSON"]
     assert said.code == story.said["coverage"].code == 0
     # One bin on both sides: the two distributions are the same.
@@ -475,11 +475,12 @@ def test_golden_import_twice_is_once_and_a_change_is_a_new_version(home: Path, t
     suite = write(tmp_path / "suite.jsonl", case(1), case(2))
     assert evalflow("golden", "import", suite, "--json", home=home).document["added"] == 2
     again = evalflow("golden", "import", suite, "--json", home=home)
-    assert (again.code, again.document) == (0, {"added": 0, "unchanged": 2, "unusable": []})
+    assert (again.code, again.document) == (0, {"added": 0, "unchanged": 2, "effective_on": [], "unusable": []})
     write(suite, case(1), case(2, expected_output="Within five days."))
     assert evalflow("golden", "import", suite, "--json", home=home).document == {
         "added": 1,
         "unchanged": 1,
+        "effective_on": ["2026-06-04"],
         "unusable": [],
     }
     # A change counts from the day on which it is made; what the suite was before stays what it was.
@@ -512,6 +513,7 @@ def test_golden_export_imports_again_as_unchanged(home: Path, tmp_path: Path) ->
     assert evalflow("golden", "import", exported, "--json", home=home).document == {
         "added": 0,
         "unchanged": 3,
+        "effective_on": [],
         "unusable": [],
     }
     # To stdout, as lines and as one document, it is the same.

@@ -4,7 +4,6 @@ Belongs here: preparing a home for the demo, walking the stations over it, the w
 figures of its own; every number is read from the home as `evalflow coverage` reads it.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
@@ -17,13 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from evalflow.adapters.home import Home, open_home, write_setting
-from evalflow.adapters.native import read_lines
 from evalflow.adapters.tables import RAW_TRACES
 from evalflow.core.calendar import sunday_of
-from evalflow.core.records import GoldenCase, parse_golden_case
 from evalflow.demo.corpus import IN_CHECKOUT, is_checkout, load_corpus
 from evalflow.demo.world import FIRST_DAY, LAST_DAY, LAUNCH_DAY, SEED, World, differing_files, generate, write
-from evalflow.errors import BadInputError, UsageError
+from evalflow.errors import UsageError
 
 OnRange = Callable[[str, date, date, int, int], None]
 GOLDEN_FILE = "golden.jsonl"
@@ -152,7 +149,7 @@ def play(home: Path | None, on_range: OnRange) -> Story:
         UsageError: the home holds traffic that is not the demo's.
     """
     from evalflow.definitions import STATIONS
-    from evalflow.runner import instance_of, land_files, marts_are_stale, run_marts, walk
+    from evalflow.runner import import_golden, instance_of, land_files, marts_are_stale, run_marts, walk
 
     workspace = _prepared(home)
     world = generate(SEED, load_corpus())
@@ -162,7 +159,7 @@ def play(home: Path | None, on_range: OnRange) -> Story:
         on_range("trace_files", FIRST_DAY, LAST_DAY, 0, 1)
         land_files(workspace, instance, [str(path) for path in files if path.name not in (GOLDEN_FILE, TRUTH_FILE)])
         on_range("trace_files", FIRST_DAY, LAST_DAY, 1, 1)
-        _import_suite(workspace, instance, _source(workspace.path) / GOLDEN_FILE)
+        import_golden(workspace, instance, str(_source(workspace.path) / GOLDEN_FILE))
         walked = walk(workspace, instance, FIRST_DAY, LAST_DAY, STATIONS, on_range)
         if marts_are_stale(workspace):
             on_range("marts", FIRST_DAY, LAST_DAY, 0, 1)
@@ -202,19 +199,6 @@ def _refuse_another_world(workspace: Home, world: World) -> None:
         raise UsageError(
             f"{changed[0]} was written by another version of the demo; delete {workspace.path} and play again."
         )
-
-
-def _import_suite(workspace: Home, instance: Any, path: Path) -> None:
-    from evalflow.defs.golden import report_recorded
-    from evalflow.defs.partitions import partitions_of
-
-    parse = functools.partial(parse_golden_case, max_text_bytes=workspace.settings.ingest.max_text_bytes)
-    cases = [parse(line.row) for line in read_lines(str(path))]
-    usable = [case for case in cases if isinstance(case, GoldenCase)]
-    if len(usable) < len(cases):
-        raise BadInputError(f"{path} holds {len(cases) - len(usable)} unusable cases; delete the file and play again.")
-    recorded = workspace.ledger.import_cases(usable, str(path), workspace.now())
-    report_recorded(instance, partitions_of(workspace.calendar), recorded.added)
 
 
 def _read_back(workspace: Home, world: World, computed: dict[str, int]) -> Story:
