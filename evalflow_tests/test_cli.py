@@ -203,7 +203,9 @@ def test_coverage_without_a_suite_lists_the_bins_by_share(story: Story) -> None:
 @needs_model
 def test_coverage_with_a_suite_is_a_number(story: Story) -> None:
     assert story.said["golden import"].code == 0
-    assert story.said["golden import"].out == "4 cases added to the ledger, counting from 2026-05-20; 0 there already.\n"
+    assert (
+        story.said["golden import"].out == "4 cases added to the ledger, counting from 2026-05-20; 0 there already.\n"
+    )
     said = story.said["coverage as JSON"]
     assert said.code == story.said["coverage"].code == 0
     # One bin on both sides: the two distributions are the same.

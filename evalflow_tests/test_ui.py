@@ -137,3 +137,41 @@ def test_a_day_from_the_ui_equals_the_day_from_the_shell(ui: str, homes: tuple[P
     for table in DAILY:
         file = Path("lake", table, f"day={DAY}", "part.parquet")
         assert (by_ui / file).read_bytes() == (by_cli / file).read_bytes(), table
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(
+    not (Path("/usr/bin/chromium").exists() and Path("/usr/bin/chromedriver").exists()),
+    reason="Debian's chromium and chromium-driver are not installed",
+)
+def test_a_browser_shows_the_asset_with_its_story(ui: str, tmp_path: Path) -> None:
+    """In Chromium the coverage asset's page shows its description, its group and its schedule."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path}",
+    ):
+        options.add_argument(argument)
+    browser = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+    try:
+        browser.get(f"{ui}/assets/coverage_metrics?view=overview")
+
+        def shows(text: str) -> bool:
+            return text in browser.find_element(By.TAG_NAME, "body").text
+
+        for text in ("its part of the Jensen-Shannon", "data-platform", "weekly"):
+            WebDriverWait(browser, 60).until(lambda _, text=text: shows(text), f"the page does not show {text!r}")
+    finally:
+        browser.quit()
