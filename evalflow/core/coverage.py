@@ -141,7 +141,7 @@ def measure(
 
 
 def _by_bin(production: pl.DataFrame, golden: pl.DataFrame, labels: Mapping[str, str]) -> pl.DataFrame:
-    of_production = production.group_by("bin").agg(
+    of_production = production.group_by("bin", maintain_order=True).agg(
         production_share=pl.col("weight").sum(),
         production_share_traffic=pl.col("weight_traffic").sum(),
         n_sampled=pl.len().cast(pl.Int64),

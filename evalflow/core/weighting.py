@@ -73,13 +73,11 @@ def row_weights(day: pl.Series, inclusion_probability: pl.Series, masses: DayMas
     Dividing by the day's own sum of 1/pi makes each day a Hajek mean, so a day's luck in sample size does not
     change its mass. Days with no mass get weight zero.
     """
-    inverse = 1.0 / inclusion_probability
-    frame = pl.DataFrame({"day": day, "inverse": inverse})
-    mass = pl.DataFrame(
-        {"day": list(masses.mass), "mass": list(masses.mass.values())}, schema={"day": pl.Date, "mass": pl.Float64}
-    )
-    weighted = frame.join(mass, on="day", how="left", maintain_order="left").select(
-        (pl.col("mass").fill_null(0.0) * pl.col("inverse") / pl.col("inverse").sum().over("day")).alias("weight")
-    )["weight"]
-    total = weighted.sum()
-    return weighted / total if total else weighted
+    inverse = 1.0 / inclusion_probability.to_numpy()
+    days, row_day = np.unique(day.to_numpy(), return_inverse=True)
+    # Summed by numpy in the order of the rows: a parallel sum may differ in its last bit from run to run.
+    of_day = np.bincount(row_day, weights=inverse, minlength=len(days))
+    mass = np.array([masses.mass.get(each, 0.0) for each in days.astype("datetime64[D]").tolist()])
+    weight = mass[row_day] * inverse / of_day[row_day]
+    total = float(weight.sum())
+    return pl.Series("weight", weight / total if total else weight, pl.Float64)

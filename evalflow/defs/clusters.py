@@ -171,7 +171,8 @@ def _fit_texts(home: Home, month: date) -> pl.DataFrame:
     sample = home.lake.read(STRATIFIED_SAMPLES, days, ["text_hash", "text", "inclusion_probability"])
     vectors = home.lake.read(EMBEDDINGS, days).unique("text_hash", keep="first", maintain_order=True)
     return (
-        sample.group_by("text_hash")
+        # In order and in one thread: a parallel sum may differ in its last bit from run to run.
+        sample.group_by("text_hash", maintain_order=True)
         .agg(pl.col("text").first(), mass=(1 / pl.col("inclusion_probability")).sum())
         .join(vectors, on="text_hash", how="inner")
         .sort("text_hash")
