@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from evalflow.core.weighting import Weighting
+from evalflow.core.weighting import Weighting, mass_by
 
 NOVEL = "novel"
 EDGE_CASES = "edge_cases"
@@ -141,11 +141,12 @@ def measure(
 
 
 def _by_bin(production: pl.DataFrame, golden: pl.DataFrame, labels: Mapping[str, str]) -> pl.DataFrame:
-    of_production = production.group_by("bin", maintain_order=True).agg(
-        production_share=pl.col("weight").sum(),
-        production_share_traffic=pl.col("weight_traffic").sum(),
-        n_sampled=pl.len().cast(pl.Int64),
+    share = mass_by(production["bin"], production["weight"]).rename({"key": "bin", "mass": "production_share"})
+    traffic = mass_by(production["bin"], production["weight_traffic"]).rename(
+        {"key": "bin", "mass": "production_share_traffic"}
     )
+    sizes = production.group_by("bin").agg(n_sampled=pl.len().cast(pl.Int64))
+    of_production = sizes.join(share, on="bin").join(traffic, on="bin")
     of_golden = golden.group_by("bin").agg(golden_cases=pl.len().cast(pl.Int64), newest_case_on=pl.col("day").max())
     order = pl.DataFrame(
         {"bin": list(labels), "label": list(labels.values())}, schema={"bin": pl.String, "label": pl.String}

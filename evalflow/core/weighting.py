@@ -81,3 +81,13 @@ def row_weights(day: pl.Series, inclusion_probability: pl.Series, masses: DayMas
     weight = mass[row_day] * inverse / of_day[row_day]
     total = float(weight.sum())
     return pl.Series("weight", weight / total if total else weight, pl.Float64)
+
+
+def mass_by(keys: pl.Series, weight: pl.Series) -> pl.DataFrame:
+    """The sum of ``weight`` per distinct key, as columns ``key`` and ``mass``, sorted by key.
+
+    Summed by numpy in the order of the rows: polars sums in parallel, and the last bit may differ from run to run.
+    """
+    distinct, row_key = np.unique(keys.to_numpy().astype(str), return_inverse=True)
+    mass = np.bincount(row_key, weights=weight.to_numpy(), minlength=len(distinct))
+    return pl.DataFrame({"key": distinct.tolist(), "mass": mass}, schema={"key": pl.String, "mass": pl.Float64})

@@ -18,7 +18,7 @@ from evalflow.core.calendar import next_month, previous_month, sunday_of
 from evalflow.core.clustering import NOISE, Fit, FitPlan, assign, fit_taxonomy
 from evalflow.core.labels import cluster_label, cluster_terms
 from evalflow.core.text import text_hash
-from evalflow.core.weighting import row_weights, steady_state_masses, traffic_masses
+from evalflow.core.weighting import mass_by, row_weights, steady_state_masses, traffic_masses
 from evalflow.defs.partitions import BEFORE, FORCE, PREVIOUS, WEEKS, Partitions
 from evalflow.defs.resources import HomeResource
 from evalflow.defs.station import FRESH_MONTHLY, FRESH_WEEKLY, OWNERS, SINGLE_RUN, Station, dates, parents, report
@@ -170,10 +170,11 @@ def _fit_texts(home: Home, month: date) -> pl.DataFrame:
     days = home.calendar.days_of_month(month)
     sample = home.lake.read(STRATIFIED_SAMPLES, days, ["text_hash", "text", "inclusion_probability"])
     vectors = home.lake.read(EMBEDDINGS, days).unique("text_hash", keep="first", maintain_order=True)
+    mass = mass_by(sample["text_hash"], 1 / sample["inclusion_probability"]).rename({"key": "text_hash"})
     return (
-        # In order and in one thread: a parallel sum may differ in its last bit from run to run.
-        sample.group_by("text_hash", maintain_order=True)
-        .agg(pl.col("text").first(), mass=(1 / pl.col("inclusion_probability")).sum())
+        sample.select("text_hash", "text")
+        .unique("text_hash", keep="first", maintain_order=True)
+        .join(mass, on="text_hash", how="inner")
         .join(vectors, on="text_hash", how="inner")
         .sort("text_hash")
     )
