@@ -1,0 +1,90 @@
+"""What every command shares: consoles, options, progress bars, JSON documents, dates and counts as they are written.
+
+Keep out: what a single command prints.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from evalflow.errors import UsageError
+
+PIPED_WIDTH = 10_000
+"""Where no screen sets the width, a table shows its cells whole."""
+
+
+def _console(*, stderr: bool = False) -> Console:
+    width = None if (sys.stderr if stderr else sys.stdout).isatty() else PIPED_WIDTH
+    # Without emoji, or line 100 of a file would be printed as one: "traces.jsonl:100: ...".
+    return Console(stderr=stderr, emoji=False, width=width)
+
+
+out, err = _console(), _console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", envvar="EVALFLOW_HOME", help="The home to work in. Default: ./data.")
+]
+
+
+@contextmanager
+def progress_bars(as_json: bool) -> Iterator[Callable[[str, date, date, int, int], None]]:
+    """Bars on stderr, one per station; plain lines where stderr is no terminal or JSON is asked for."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description:<20}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    is_plain = as_json or not err.is_terminal
+    with Progress(*columns, console=err, disable=is_plain) as progress:
+        tasks: dict[str, Any] = {}
+
+        def on_range(name: str, first: date, last: date, done: int, total: int) -> None:
+            if is_plain and done < total:
+                err.print(f"{name}: {total - done} to do", highlight=False)
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=total)
+            progress.update(tasks[name], completed=done, total=total)
+
+        yield on_range
+
+
+def print_json(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def print_bad_lines(lines: list[str], total: int, advice: str) -> None:
+    if not total:
+        return
+    err.print(f"[yellow]{counted(total, 'line')} could not be used[/yellow] ({advice}):", soft_wrap=True)
+    for line in lines[:20]:
+        err.print(f"  {escape(line)}", soft_wrap=True)
+
+
+def day_of(text: str | None, option: str) -> date | None:
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"{option} {text!r} is not a day; write it as 2026-08-23.") from error
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def shortened(text: str, width: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
