@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -163,6 +163,87 @@ class Coverage(_Section):
     )
 
 
+class Judge(_Section):
+    base_url: str | None = Field(
+        default=None,
+        description="Any OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1; without it the client's own default.",
+    )
+    model: str | None = Field(
+        default=None, description="The model that judges answers; without one only the signals grader speaks."
+    )
+    api_key: SecretStr | None = Field(
+        default=None,
+        description="The endpoint's key; best given as a variable. It is never printed, logged or stored elsewhere.",
+    )
+    target_per_day: int = Field(
+        default=50, gt=0, description="Expected judged traces a day, drawn from the sample; a verdict costs money."
+    )
+    concurrency: int = Field(default=4, gt=0, le=64, description="Requests under way at a time.")
+    timeout_s: float = Field(default=60.0, gt=0, description="Seconds until a request counts as failed.")
+    max_retries: int = Field(
+        default=3, ge=0, description="Further tries after a rate limit, a time-out or a fault of the server."
+    )
+    max_answer_tokens: int = Field(
+        default=400, gt=0, description="Tokens that a verdict with its reasoning may take; longer ones are cut off."
+    )
+    usd_per_million_input_tokens: float = Field(default=0.0, ge=0, description="Price of what the judge reads.")
+    usd_per_million_output_tokens: float = Field(default=0.0, ge=0, description="Price of what the judge writes.")
+    max_usd_per_run: float = Field(
+        default=5.0, gt=0, description="A run stops asking before it would spend more; the next run goes on."
+    )
+
+
+class Refresh(_Section):
+    budget: int = Field(
+        default=100, gt=0, description="Labels in a refresh that nobody sized: an afternoon for two reviewers."
+    )
+    failure_share: float = Field(
+        default=0.15,
+        ge=0,
+        lt=1,
+        description="Part of the labels for traces that seem to have failed; they count for coverage like any other.",
+    )
+    blind_spot_floor: int = Field(
+        default=3, ge=0, description="Labels that a blind spot gets at least: one case says little about a bin."
+    )
+    edge_floor: int = Field(
+        default=2, ge=0, description="Labels for the pool of small bins, which no single one of them would earn."
+    )
+    covered_share: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Part of the labels spread over well-covered bins, so that their cases do not grow old.",
+    )
+    candidates_per_missing: int = Field(
+        default=10, gt=0, description="Unsampled traces that are embedded for each one that a bin's sample lacks."
+    )
+    silent_share: float = Field(
+        default=0.001,
+        ge=0,
+        lt=1,
+        description="A bin below this share of traffic has gone silent: its cases may retire.",
+    )
+
+
+class Promotion(_Section):
+    near_duplicate: float = Field(
+        default=0.85, gt=0, le=1, description="Jaccard of character 3-grams from which two inputs are the same one."
+    )
+    duplicate_distance: float = Field(
+        default=0.05, ge=0, le=2, description="Cosine distance up to which two inputs ask the same: rather too tight."
+    )
+
+
+class Gate(_Section):
+    min_pass_rate: float = Field(
+        default=0.8, ge=0, le=1, description="The gate passes when the pass rate lies surely at or above this."
+    )
+    min_covered_share: float = Field(
+        default=0.5, ge=0, le=1, description="Below this share of traffic in tested bins a pass says too little."
+    )
+
+
 class Execution(_Section):
     executor: Literal["in_process", "multiprocess", "dask", "celery", "k8s"] = Field(
         default="in_process",
@@ -198,6 +279,10 @@ class Settings(BaseSettings):
     embedding: Embedding = Embedding()
     clustering: Clustering = Clustering()
     coverage: Coverage = Coverage()
+    judge: Judge = Judge()
+    refresh: Refresh = Refresh()
+    promotion: Promotion = Promotion()
+    gate: Gate = Gate()
     execution: Execution = Execution()
 
     @model_validator(mode="after")
@@ -246,7 +331,7 @@ def load_settings(home: Path) -> Settings:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "settings"
         value = first.get("input")
-        shown = "" if isinstance(value, dict) else f" = {value!r}"
+        shown = "" if isinstance(value, dict) or key == "judge.api_key" else f" = {value!r}"
         raise UsageError(
             f"Setting {key}{shown} is not usable: {first['msg']}; correct it in {home / SETTINGS_FILE} "
             f"or in the variable {_variable(key)}."

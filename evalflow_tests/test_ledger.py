@@ -35,7 +35,7 @@ def suite(ledger: Ledger, day: date) -> dict[str, str]:
 
 
 def only_file(ledger: Ledger) -> Path:
-    (path,) = ledger.root.iterdir()
+    (path,) = ledger.journal.root.iterdir()
     return path
 
 
@@ -45,7 +45,7 @@ def test_importing_the_same_cases_twice_adds_nothing(ledger: Ledger) -> None:
     again = ledger.import_cases(cases, "suite.jsonl", JUNE_20)
     assert (len(first.added), first.unchanged) == (2, 0)
     assert (again.added, again.unchanged, again.path) == ([], 2, None)
-    assert len(list(ledger.root.iterdir())) == 1
+    assert len(list(ledger.journal.root.iterdir())) == 1
 
 
 def test_a_case_counts_from_the_day_it_was_created_or_else_recorded(ledger: Ledger) -> None:
@@ -144,7 +144,7 @@ def test_a_retired_case_leaves_on_its_day_and_not_before(ledger: Ledger) -> None
         retired_on="2026-06-10",
         retired_because="the product no longer does this",
     )
-    ledger._append("retire", [retired], "by hand", JUNE_10)
+    ledger.record("retirement", [retired], "by hand", JUNE_10)
     assert suite(ledger, date(2026, 6, 9)) == {"a": "where is my card"}
     assert suite(ledger, date(2026, 6, 10)) == {}
     assert len(ledger.entries()) == 2, "a retired case stays on record"
@@ -162,7 +162,7 @@ def test_a_retirement_that_is_announced_counts_from_its_own_day(ledger: Ledger) 
         retired_on="2026-06-15",
         retired_because="the feature ends",
     )
-    ledger._append("retire", [announced], "by hand", JUNE_1)
+    ledger.record("retirement", [announced], "by hand", JUNE_1)
     assert sorted(suite(ledger, date(2026, 6, 14))) == ["a"]
     assert suite(ledger, date(2026, 6, 15)) == {}
 
@@ -171,7 +171,7 @@ def test_an_empty_ledger_is_an_empty_suite(ledger: Ledger) -> None:
     assert ledger.as_of(JUNE_1.date()) == []
     assert ledger.entries() == []
     assert ledger.import_cases([], "s", JUNE_1).path is None
-    assert not ledger.root.exists()
+    assert not ledger.journal.root.exists()
 
 
 WRITER = """

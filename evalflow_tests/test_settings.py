@@ -58,6 +58,9 @@ def test_every_setting_can_be_given_by_its_variable(tmp_path: Path, monkeypatch:
         "traffic_end": "2026-08-23",
         "lake_url": "memory://x",
         "embedding.weights_sha256": "0",
+        "judge.base_url": "http://127.0.0.1:1/v1",
+        "judge.model": "m",
+        "judge.api_key": "k",
     }
     for key, value in given.items():
         name = "EVALFLOW_" + key.upper().replace(".", "__")

@@ -16,6 +16,7 @@ import tomlkit
 
 from evalflow.adapters.lake import Lake, lake_at
 from evalflow.adapters.ledger import Ledger
+from evalflow.adapters.reviews import Reviews
 from evalflow.core.calendar import TrafficCalendar
 from evalflow.errors import UsageError
 from evalflow.settings import HOME_VARIABLE, SETTINGS_FILE, Settings, load_settings
@@ -47,6 +48,10 @@ class Home:
     @cached_property
     def ledger(self) -> Ledger:
         return Ledger(self.path / "ledger")
+
+    @cached_property
+    def reviews(self) -> Reviews:
+        return Reviews(self.path / "reviews")
 
     @property
     def cache(self) -> Path:
@@ -80,6 +85,11 @@ class Home:
                 f"The home {self.path} cannot be written ({error}); set {HOME_VARIABLE} to a folder that can."
             ) from error
         return self
+
+    def publish(self) -> None:
+        """Let SQL see what the ledger and the reviews hold: their tables in the lake are brought up to date."""
+        self.ledger.publish(self.lake)
+        self.reviews.publish(self.lake)
 
     @contextmanager
     def attach(self, connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:

@@ -1,15 +1,13 @@
 """The golden ledger: every version of every golden case, append-only, with two dates.
 
 ``effective_on`` is the UTC day from which coverage counts a version, ``recorded_at`` when it was written. As of D
-means: effective on or before D, newest version of each case, not retired by D. One immutable file per import or
-promotion, created exclusively and named by its content: two writers cannot lose each other's cases, and the same
-import twice is one.
+means: effective on or before D, newest version of each case, not retired by D. One immutable file per import,
+promotion or retirement (``journal.py``), written while the ledger is held: two writers cannot lose each other's
+cases, and the same import twice is one.
 """
 
-import hashlib
-import os
-import secrets
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -17,13 +15,19 @@ from typing import Any
 
 import msgspec
 
+from evalflow.adapters.journal import Journal
+from evalflow.adapters.lake import Lake
+from evalflow.adapters.tables import GOLDEN_LEDGER
 from evalflow.core.lineage import fingerprint
-from evalflow.core.records import GoldenCase
-from evalflow.errors import BadInputError
+from evalflow.core.records import GoldenCase, Provenance, WeightParts
+from evalflow.errors import UsageError
 
 
 class CaseVersion(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=False):
-    """One version of a golden case as the ledger holds it. ``retired_on`` set means: this entry retires the case."""
+    """One version of a golden case as the ledger holds it. ``retired_on`` set means: this entry retires the case.
+
+    ``is_regression``: frozen from a confirmed failure; the gate lets none of these fail.
+    """
 
     case_id: str
     version: int
@@ -34,14 +38,30 @@ class CaseVersion(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=False
     effective_on: str
     tags: Any = None
     metadata: Any = None
+    is_regression: bool = False
     weight: float = 1.0
+    weight_parts: WeightParts | None = None
+    provenance: Provenance | None = None
     retired_on: str | None = None
     retired_because: str | None = None
 
     @property
     def content(self) -> tuple[Any, ...]:
         """What makes it a different version: everything that a reader of the case sees."""
-        return (self.input, self.expected_output, self.origin, self.created_at, self.tags, self.metadata)
+        return (
+            self.input,
+            self.expected_output,
+            self.origin,
+            self.created_at,
+            self.tags,
+            self.metadata,
+            self.is_regression,
+        )
+
+    @property
+    def trace_ids(self) -> list[str]:
+        """The production traces that the case stands for: the one that it was made from, and those merged into it."""
+        return [self.provenance.trace_id, *self.provenance.merged_trace_ids] if self.provenance else []
 
 
 @dataclass(frozen=True)
@@ -57,90 +77,82 @@ class Ledger:
     """The folder ``ledger/`` of a home."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.journal = Journal(root, "ledger")
+
+    def held(self) -> AbstractContextManager[None]:
+        """Hold the ledger alone, from reading the newest versions to recording those that follow from them."""
+        return self.journal.exclusive()
+
+    def record(self, kind: str, versions: list[CaseVersion], source: str, recorded_at: datetime) -> Path | None:
+        """Append versions as one file. The caller holds the ledger."""
+        return self.journal.append(kind, [msgspec.json.encode(version) for version in versions], source, recorded_at)
 
     def import_cases(self, cases: Iterable[GoldenCase], source: str, recorded_at: datetime) -> Recorded:
         """Append the cases that are new or changed as one file.
 
         A new case is effective on its ``created_at`` day (or the day of recording when it has none); a changed one
-        from the day of recording, so that what past weeks counted stays what it was.
+        from the day of recording, so that what past weeks counted stays what it was. A regression stays one.
         """
-        newest = self._newest()
-        today = recorded_at.date().isoformat()
-        added: list[CaseVersion] = []
-        unchanged = 0
-        for case in cases:
-            old = newest.get(case.case_id)
-            created_at = None if case.created_at is None else case.created_at.isoformat()
-            version = CaseVersion(
-                case_id=case.case_id,
-                version=old.version + 1 if old else 1,
-                input=case.input,
-                expected_output=case.expected_output,
-                origin=case.origin,
-                created_at=created_at,
-                effective_on=created_at[:10] if created_at and not old else today,
-                tags=case.tags,
-                metadata=case.metadata,
-            )
-            if old and old.content == version.content:  # also when retired: a nightly import revives nothing
-                unchanged += 1
-                continue
-            newest[case.case_id] = version
-            added.append(version)
-        return Recorded(self._append("import", added, source, recorded_at), added, unchanged)
+        with self.held():
+            newest = self.newest()
+            today = recorded_at.date().isoformat()
+            added: list[CaseVersion] = []
+            unchanged = 0
+            for case in cases:
+                old = newest.get(case.case_id)
+                version = _imported(case, old, today)
+                if old and old.content == version.content:  # also when retired: a nightly import revives nothing
+                    unchanged += 1
+                    continue
+                newest[case.case_id] = version
+                added.append(version)
+            return Recorded(self.record("import", added, source, recorded_at), added, unchanged)
 
-    def _append(self, kind: str, versions: list[CaseVersion], source: str, recorded_at: datetime) -> Path | None:
-        if not versions:
-            return None
-        lines = [msgspec.json.encode(version) for version in versions]
-        header: dict[str, str] = {"kind": kind, "source": source, "recorded_at": recorded_at.isoformat()}
-        header["sha256_128"] = _digest([_unsigned(header), *lines])
-        self.root.mkdir(parents=True, exist_ok=True)
-        # Named by the cases alone: the same import a second later finds its file there.
-        path = self.root / f"{kind}-{_digest(lines)}.jsonl"
-        temporary = self.root / f".{secrets.token_hex(8)}.tmp"
-        try:
-            with temporary.open("xb") as file:
-                file.write(b"\n".join([msgspec.json.encode(header), *lines, b""]))
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(temporary, path)  # fails when the file exists: nobody's entry is ever overwritten
-        except FileExistsError:
-            pass
-        finally:
-            temporary.unlink(missing_ok=True)
-        return path
+    def retire(self, case_ids: Iterable[str], because: str, source: str, recorded_at: datetime) -> Recorded:
+        """Append a retirement of each case that is in the suite; from the day of recording it counts no more.
+
+        Raises:
+            UsageError: a case is unknown, so that none is retired.
+        """
+        with self.held():
+            newest = self.newest()
+            chosen = sorted(set(case_ids))
+            unknown = [case_id for case_id in chosen if case_id not in newest]
+            if unknown:
+                raise UsageError(
+                    f"There is no case {unknown[0]!r} in the golden set; `evalflow golden list` shows what is there."
+                )
+            today = recorded_at.date().isoformat()
+            added = [
+                msgspec.structs.replace(
+                    newest[case_id],
+                    version=newest[case_id].version + 1,
+                    effective_on=today,
+                    retired_on=today,
+                    retired_because=because,
+                )
+                for case_id in chosen
+                if newest[case_id].retired_on is None
+            ]
+            return Recorded(self.record("retirement", added, source, recorded_at), added, len(chosen) - len(added))
 
     def entries(self) -> list[tuple[str, CaseVersion]]:
         """Every (recorded_at, version) in the order of recording.
 
         Raises:
-            BadInputError: a file's content no longer has the hash that its header states.
+            BadInputError: a file was changed after it was written.
         """
-        found: list[tuple[str, str, CaseVersion]] = []
-        for path in sorted(self.root.glob("*.jsonl")):
-            head, *lines = path.read_bytes().rstrip(b"\n").split(b"\n")
-            header = _header_of(head)
-            is_named_so = path.stem.endswith(_digest(lines))
-            if not is_named_so or _digest([_unsigned(header), *lines]) != header.get("sha256_128"):
-                raise BadInputError(
-                    f"The ledger file {path} was changed after it was written (its hash is not {header.get('sha256_128')}); "
-                    "restore it from a backup, and change a case by importing a new version instead."
-                )
-            decoder = msgspec.json.Decoder(CaseVersion)
-            found += [(header["recorded_at"], path.name, decoder.decode(line)) for line in lines]
+        decoder = msgspec.json.Decoder(CaseVersion)
+        found = [
+            (file.recorded_at, file.name, decoder.decode(line)) for file in self.journal.files() for line in file.lines
+        ]
         found.sort(key=lambda entry: (entry[0], entry[2].version, entry[1], entry[2].case_id))
         return [(recorded_at, version) for recorded_at, _, version in found]
 
     def as_of(self, day: date) -> list[CaseVersion]:
         """The suite as it counted on ``day``, sorted by case_id."""
         text = day.isoformat()
-        newest: dict[str, CaseVersion] = {}
-        for _, version in self.entries():
-            held = newest.get(version.case_id)
-            if version.effective_on <= text and (held is None or version.version >= held.version):
-                newest[version.case_id] = version
+        newest = _newest_of(version for _, version in self.entries() if version.effective_on <= text)
         return [
             newest[case_id]
             for case_id in sorted(newest)
@@ -150,28 +162,63 @@ class Ledger:
     def fingerprint_as_of(self, day: date) -> str:
         return fingerprint([(v.case_id, v.version, v.input, v.weight, v.effective_on) for v in self.as_of(day)])
 
-    def _newest(self) -> dict[str, CaseVersion]:
-        newest: dict[str, CaseVersion] = {}
-        for _, version in self.entries():
-            held = newest.get(version.case_id)
-            if held is None or version.version >= held.version:
-                newest[version.case_id] = version
-        return newest
+    def newest(self) -> dict[str, CaseVersion]:
+        """The newest version of every case ever recorded, retired ones too, by case_id."""
+        return _newest_of(version for _, version in self.entries())
+
+    def publish(self, lake: Lake) -> None:
+        """Bring the lake's table ``golden_ledger`` up to date."""
+        self.journal.publish(lake, GOLDEN_LEDGER, _row)
 
 
-def _header_of(line: bytes) -> dict[str, Any]:
-    """A file's first line; empty when it is none, so that a cut or garbled file fails the check of its hash."""
-    try:
-        header = msgspec.json.decode(line)
-    except msgspec.DecodeError:
-        return {}
-    return header if isinstance(header, dict) else {}
+def _newest_of(versions: Iterable[CaseVersion]) -> dict[str, CaseVersion]:
+    newest: dict[str, CaseVersion] = {}
+    for version in versions:
+        held = newest.get(version.case_id)
+        if held is None or version.version >= held.version:
+            newest[version.case_id] = version
+    return newest
 
 
-def _digest(lines: list[bytes]) -> str:
-    return hashlib.sha256(b"\n".join(lines)).hexdigest()[:32]
+def _imported(case: GoldenCase, old: CaseVersion | None, today: str) -> CaseVersion:
+    created_at = None if case.created_at is None else case.created_at.isoformat()
+    return CaseVersion(
+        case_id=case.case_id,
+        version=old.version + 1 if old else 1,
+        input=case.input,
+        expected_output=case.expected_output,
+        origin=case.origin,
+        created_at=created_at,
+        effective_on=created_at[:10] if created_at and not old else today,
+        tags=case.tags,
+        metadata=case.metadata,
+        is_regression=bool(case.is_regression) or bool(old and old.is_regression),
+        weight=old.weight if old else 1.0 if case.weight is None else case.weight,
+        weight_parts=old.weight_parts if old else case.weight_parts,
+        provenance=old.provenance if old else case.provenance,
+    )
 
 
-def _unsigned(header: dict[str, str]) -> bytes:
-    """The header without its own signature, as it is signed."""
-    return msgspec.json.encode({key: value for key, value in header.items() if key != "sha256_128"}, order="sorted")
+def _row(line: bytes, recorded_at: str) -> dict[str, Any]:
+    version = msgspec.json.decode(line, type=CaseVersion)
+    known, parts = version.provenance, version.weight_parts
+    row = {name: getattr(version, name, None) for name in GOLDEN_LEDGER.schema}
+    for name in ("trace_id", "session_id", "queued_for", "verdict", "severity", "reviewers", "reviewer_kind"):
+        row[name] = getattr(known, name, None)
+    return row | {
+        "created_at": _time(version.created_at),
+        "effective_on": date.fromisoformat(version.effective_on),
+        "recorded_at": _time(recorded_at),
+        "weight_novelty": parts.novelty.value if parts else None,
+        "weight_severity": parts.severity.value if parts else None,
+        "weight_difficulty": parts.difficulty.value if parts else None,
+        "occurred_at": known.occurred_at if known else None,
+        "queued_on": known.queued_on if known else None,
+        "reviewed_at": known.reviewed_at if known else None,
+        "merged_trace_ids": known.merged_trace_ids if known else None,
+        "retired_on": date.fromisoformat(version.retired_on) if version.retired_on else None,
+    }
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

@@ -1,4 +1,4 @@
-"""The native records: a trace, a feedback event, a golden case, and what makes one unusable.
+"""The native records: a trace, a feedback event, a golden case, a review, and what makes one unusable.
 
 ``parse_record`` turns one decoded JSON object (or Parquet row) into a typed record or a reason for quarantine.
 Absent is null, never false. Fields that the format does not know are kept in ``metadata``.
@@ -7,8 +7,8 @@ Keep out: files (``adapters/native.py``) and every other project's format.
 
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from datetime import UTC, date, datetime
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -17,6 +17,8 @@ Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Amount = Annotated[float, msgspec.Meta(ge=0, le=sys.float_info.max)]
 Origin = Literal["hand-authored", "synthetic", "production"]
+Verdict = Literal["real_failure", "not_a_failure", "duplicate", "unsure"]
+Severity = Literal["low", "medium", "high", "critical"]
 
 
 class Signals(msgspec.Struct, forbid_unknown_fields=False):
@@ -76,6 +78,42 @@ class FeedbackEvent(msgspec.Struct, kw_only=True):
     source: str | None = None
 
 
+class WeightPart(msgspec.Struct, kw_only=True, frozen=True):
+    """One factor of a case's weight in [0, 1], and where it comes from."""
+
+    value: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    reason: str
+
+
+class WeightParts(msgspec.Struct, kw_only=True, frozen=True):
+    """The factors of a promoted case's weight: their product."""
+
+    novelty: WeightPart
+    severity: WeightPart
+    difficulty: WeightPart
+
+
+class Provenance(msgspec.Struct, kw_only=True, frozen=True):
+    """Where a case of production comes from, who confirmed it and why it was looked at.
+
+    ``expected_from``: who says what the right answer is. ``merged_trace_ids``: later traces that ask the same.
+    """
+
+    trace_id: Identifier
+    session_id: str | None = None
+    occurred_at: UtcTime | None = None
+    queued_on: date | None = None
+    queued_for: str | None = None
+    reason: str | None = None
+    verdict: str | None = None
+    severity: str | None = None
+    reviewers: list[str] = []
+    reviewer_kind: str | None = None
+    reviewed_at: UtcTime | None = None
+    expected_from: str | None = None
+    merged_trace_ids: list[str] = []
+
+
 class GoldenCase(msgspec.Struct, kw_only=True):
     case_id: Identifier
     input: Annotated[str, msgspec.Meta(min_length=1)]
@@ -84,6 +122,38 @@ class GoldenCase(msgspec.Struct, kw_only=True):
     created_at: UtcTime | None = None
     tags: dict[str, Any] | list[str] | None = None
     metadata: dict[str, Any] | None = None
+    is_regression: bool | None = None
+    weight: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    weight_parts: WeightParts | None = None
+    provenance: Provenance | None = None
+
+
+class Review(msgspec.Struct, kw_only=True, frozen=True):
+    """One person's answer about one queued trace."""
+
+    trace_id: Identifier
+    verdict: Verdict
+    reviewer: Identifier
+    expected_output: str | None = None
+    severity: Severity | None = None
+    duplicate_of: Identifier | None = None
+    comment: str | None = None
+    reviewer_kind: Literal["human", "script"] = "human"
+    reviewed_at: UtcTime | None = None
+
+    @property
+    def answer(self) -> tuple[str | None, ...]:
+        """What was said, apart from when: the same answer again says nothing new."""
+        return (
+            self.trace_id,
+            self.verdict,
+            self.reviewer,
+            self.expected_output,
+            self.severity,
+            self.duplicate_of,
+            self.comment,
+            self.reviewer_kind,
+        )
 
 
 @dataclass(frozen=True)
@@ -102,12 +172,13 @@ class Unusable:
     reason: str
 
 
-Record = Trace | FeedbackEvent | GoldenCase
+Record = Trace | FeedbackEvent | GoldenCase | Review
 _TRACE_FIELDS = frozenset(Trace.__struct_fields__)
 _SIGNAL_FIELDS = frozenset(Signals.__struct_fields__)
 _TOOL_CALL_FIELDS = frozenset(ToolCall.__struct_fields__)
-_LEDGER_FIELDS = frozenset({"version", "effective_on", "weight"})
+_LEDGER_FIELDS = frozenset({"version", "effective_on", "bin"})
 """What `evalflow golden export` adds to a case and the ledger gives anew on import."""
+_REVIEW_FIELDS = frozenset(Review.__struct_fields__)
 _CASE_FIELDS = frozenset(GoldenCase.__struct_fields__) | _LEDGER_FIELDS
 _ONLY_IN_TRACES = (
     _TRACE_FIELDS - frozenset(FeedbackEvent.__struct_fields__) - {"session_id", "user_id", "metadata", "tags"}
@@ -155,6 +226,29 @@ def parse_golden_case(row: Any, max_text_bytes: int) -> GoldenCase | Unusable:
     if unknown:
         case.metadata = {**unknown, **(case.metadata or {})}
     return _unusable_text(case, max_text_bytes) or case
+
+
+def parse_review(row: Any, max_text_bytes: int) -> Review | Unusable | None:
+    """One line of a file of answers: an answer, None where it was left unanswered, or why it is unusable.
+
+    Fields that are not part of an answer, such as those that `evalflow triage export` writes for the reader, are
+    passed over.
+    """
+    if not isinstance(row, dict):
+        return Unusable(f"a line must be a JSON object, this is a {type(row).__name__}")
+    if row.get("verdict") in (None, ""):
+        return None
+    known = {key: value for key, value in row.items() if key in _REVIEW_FIELDS and value is not None and value != ""}
+    for name in ("verdict", "severity"):
+        if isinstance(known.get(name), str):
+            known[name] = known[name].strip().lower().replace(" ", "_").replace("-", "_")
+    if known["verdict"] not in get_args(Verdict):
+        return Unusable(f"verdict {row['verdict']!r} is none of {', '.join(get_args(Verdict))}")
+    try:
+        review = msgspec.convert(known, Review)
+    except msgspec.ValidationError as error:
+        return Unusable(_reason(error))
+    return _unusable_text(review, max_text_bytes) or review
 
 
 def _with_whole_counts(row: dict[str, Any]) -> dict[str, Any]:
