@@ -5,8 +5,10 @@
     embeddings   embeddings: one pinned model for both sides                     by day
     clusters     clusters: the frozen taxonomy                                   by month
                  bin_assignments: traffic and suite placed by the same rule      by week
-    golden       golden_ledger: the suite, as of any day                         external
     coverage     coverage_metrics: JSD between what users do and what is tested  by week
+    grades       judge_grades -> quality_metrics: did the answers help           by day, by week
+    triage       refresh_plan -> triage_queue: what people should look at        by week, on demand
+    golden       reviews -> golden_set -> golden_ledger: the suite, as of any day
     marts        dbt models over the same files
 
 Dagster loads ``defs``; the command line builds the same object for the home that it works in.
@@ -23,15 +25,20 @@ from evalflow.defs.clusters import ASSIGNMENTS, TAXONOMY, cluster_assets
 from evalflow.defs.coverage import METRICS, coverage_assets
 from evalflow.defs.embeddings import VECTORS, embedding_assets
 from evalflow.defs.executors import executor_of
-from evalflow.defs.golden import golden_specs
+from evalflow.defs.golden import golden_assets, golden_specs
+from evalflow.defs.grades import GRADES, QUALITY, grade_assets
 from evalflow.defs.marts import marts_assets
 from evalflow.defs.partitions import partitions_of
+from evalflow.defs.plan import plan_assets
 from evalflow.defs.resources import resources_of
 from evalflow.defs.samples import SAMPLES, sample_assets
 from evalflow.defs.traffic import LATER, RAW, SIGNALS, traffic_assets
+from evalflow.defs.triage import triage_assets
 
 STATIONS = (RAW, LATER, SIGNALS, SAMPLES, VECTORS, TAXONOMY, ASSIGNMENTS, METRICS)
 """The partitioned stations in flow order, as `evalflow run` walks them."""
+GRADING = (GRADES, QUALITY)
+"""Walked after them: off the critical path, so that a judge that does not answer holds nothing up."""
 
 
 def station_definitions(home: Home) -> dg.Definitions:
@@ -47,8 +54,12 @@ def station_definitions(home: Home) -> dg.Definitions:
                 *sample_assets(partitions),
                 *embedding_assets(partitions),
                 *cluster_assets(partitions),
-                *golden_specs(partitions),
                 *coverage_assets(partitions),
+                *grade_assets(partitions),
+                *plan_assets(partitions),
+                *triage_assets(partitions),
+                *golden_specs(partitions),
+                *golden_assets(partitions),
             ],
             asset_checks=station_checks(partitions.daily, partitions.weekly, partitions.monthly),
             resources=resources_of(home),
@@ -59,7 +70,7 @@ def station_definitions(home: Home) -> dg.Definitions:
 def definitions_of(home: Home) -> dg.Definitions:
     """Everything that Dagster needs to know about one home: stations, marts and what runs by itself."""
     around = dg.Definitions(
-        assets=marts_assets(home), jobs=JOBS, schedules=schedules(home), sensors=sensors(home, STATIONS)
+        assets=marts_assets(home), jobs=JOBS, schedules=schedules(home), sensors=sensors(home, STATIONS, GRADING)
     )
     return dg.Definitions.merge(station_definitions(home), around)
 

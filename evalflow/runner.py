@@ -18,14 +18,16 @@ import psutil
 
 from evalflow import __version__
 from evalflow.adapters.home import Home
-from evalflow.adapters.ledger import CaseVersion
+from evalflow.adapters.ledger import CaseVersion, Recorded
 from evalflow.adapters.native import find_files, read_lines
+from evalflow.adapters.tables import TRIAGE_QUEUE
 from evalflow.core.lineage import fingerprint
-from evalflow.core.records import GoldenCase, Unusable, parse_golden_case
-from evalflow.definitions import STATIONS, definitions_of, station_definitions
+from evalflow.core.records import GoldenCase, Review, Unusable, parse_golden_case, parse_review
+from evalflow.definitions import GRADING, STATIONS, definitions_of, station_definitions
 from evalflow.defs.automation import MARTS, range_tags
-from evalflow.defs.golden import report_recorded
+from evalflow.defs.golden import report_recorded, report_reviews
 from evalflow.defs.partitions import partitions_of
+from evalflow.defs.queue import Item, queued_items
 from evalflow.defs.station import Station, parents
 from evalflow.errors import EvalflowError, ExitCode
 
@@ -57,6 +59,17 @@ class GoldenImport:
     added: list[CaseVersion]
     unchanged: int
     unusable: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ReviewsImport:
+    """What an import of answers did; ``items`` are the queued traces that it answered, as they stand now."""
+
+    added: list[Review]
+    unchanged: int
+    n_unanswered: int
+    unusable: list[dict[str, Any]]
+    items: list[Item]
 
 
 @contextmanager
@@ -96,8 +109,7 @@ def _is_alive(owner: str) -> bool:
 
 def land_files(home: Home, instance: dg.DagsterInstance, paths: list[str]) -> dict[str, Any]:
     """Run ``trace_files`` over ``paths`` (or the settings' sources when empty) and return its report."""
-    config = {"ops": {"trace_files": {"config": {"paths": paths}}}}
-    result = _execute(home, instance, "trace_files", {}, run_config=config)
+    result = _execute(home, instance, "trace_files", config={"trace_files": {"paths": paths}})
     event = next(
         event for event in result.get_asset_materialization_events() if event.asset_key == dg.AssetKey("trace_files")
     )
@@ -137,6 +149,71 @@ def import_golden(home: Home, instance: dg.DagsterInstance, path: str) -> Golden
     return GoldenImport(recorded.added, recorded.unchanged, unusable)
 
 
+def retire_golden(home: Home, instance: dg.DagsterInstance, case_ids: list[str], because: str) -> Recorded:
+    """Take cases out of the suite from today on and report that to Dagster.
+
+    Raises:
+        UsageError: a case is unknown, so that none is retired.
+    """
+    recorded = home.ledger.retire(case_ids, because, "evalflow golden retire", home.now())
+    report_recorded(instance, partitions_of(home.calendar), recorded.added)
+    return recorded
+
+
+def import_reviews(home: Home, instance: dg.DagsterInstance, path: str) -> ReviewsImport:
+    """Append the answers of the files under ``path`` to the reviews and report them to Dagster.
+
+    Raises:
+        BadInputError: ``path`` names nothing that can be read.
+    """
+    queued = {item.row["trace_id"] for item in queued_items(home)}
+    answers: list[Review] = []
+    unusable: list[dict[str, Any]] = []
+    n_unanswered = 0
+    for file in find_files(path).files:
+        for line in read_lines(file):
+            answer = line.row
+            if not isinstance(answer, Unusable):
+                answer = parse_review(answer, home.settings.ingest.max_text_bytes)
+            if isinstance(answer, Review) and answer.trace_id not in queued:
+                answer = Unusable(
+                    f"there is no trace {answer.trace_id!r} in the queue; `evalflow triage list` shows it"
+                )
+            if isinstance(answer, Unusable):
+                unusable.append({"file": file, "line": line.number, "reason": answer.reason})
+            elif answer is None:
+                n_unanswered += 1
+            else:
+                answers.append(answer)
+    done = home.reviews.add(answers, path, home.now())
+    report_reviews(instance, len(done.added))
+    home.publish()
+    touched = {answer.trace_id for answer in answers}
+    items = [item for item in queued_items(home) if item.row["trace_id"] in touched]
+    return ReviewsImport(done.added, done.unchanged, n_unanswered, unusable, items)
+
+
+def refresh(
+    home: Home, instance: dg.DagsterInstance, week: date, budget: int | None, tags: dict[str, str] | None = None
+) -> None:
+    """Plan the week's refresh and fill its queue: the run that the sensor and the quarterly schedule start too."""
+    config = {"refresh_plan": {"budget": budget}} if budget else None
+    _execute(
+        home, instance, "refresh_plan", "triage_queue", tags={**range_tags(week, week), **(tags or {})}, config=config
+    )
+
+
+def promote(home: Home, instance: dg.DagsterInstance, effective_on: str | None) -> dict[str, Any]:
+    """Run ``golden_set`` and return what it reported."""
+    config = {"golden_set": {"effective_on": effective_on}} if effective_on else None
+    result = _execute(home, instance, "golden_set", config=config)
+    event = next(
+        event for event in result.get_asset_materialization_events() if event.asset_key == dg.AssetKey("golden_set")
+    )
+    report = event.materialization.metadata["report"].value
+    return report if isinstance(report, dict) else {}
+
+
 def walk(
     home: Home,
     instance: dg.DagsterInstance,
@@ -164,7 +241,7 @@ def walk(
             total += sum(_span(keys, first, last) for first, last in ranges)
             for first, last in ranges:
                 on_range(station.name, first, last, done, total)
-                result = _execute(home, instance, station.name, range_tags(first, last))
+                result = _execute(home, instance, station.name, tags=range_tags(first, last))
                 walked.failed_checks += [
                     f"{check.asset_key.to_user_string()}.{check.check_name}: {check.description}"
                     for check in result.get_asset_check_evaluations()
@@ -204,10 +281,11 @@ def _marts_stamp(home: Home) -> Path:
 
 def _marts_made_from(home: Home) -> str:
     """dbt publishes a mart before it tests it, so only a stamp written last says that all of it succeeded."""
-    upstream = [
-        parents(home, station.table, station.keys(home.calendar)) for station in STATIONS if station.unit != "day"
-    ]
-    return fingerprint(__version__, upstream)
+    weekly = [station for station in (*STATIONS, *GRADING) if station.unit != "day"]
+    upstream = [parents(home, station.table, station.keys(home.calendar)) for station in weekly]
+    queue = parents(home, TRIAGE_QUEUE, map(date.fromisoformat, home.lake.keys(TRIAGE_QUEUE)))
+    journals = [home.ledger.journal.names(), home.reviews.journal.names()]
+    return fingerprint(__version__, upstream, queue, journals)
 
 
 def _span(keys: list[date], first: date, last: date) -> int:
@@ -215,18 +293,23 @@ def _span(keys: list[date], first: date, last: date) -> int:
 
 
 def _execute(
-    home: Home, instance: dg.DagsterInstance, asset: str, tags: dict[str, str], run_config: dict[str, Any] | None = None
+    home: Home,
+    instance: dg.DagsterInstance,
+    *assets: str,
+    tags: dict[str, str] | None = None,
+    config: dict[str, dict[str, Any]] | None = None,
 ) -> dg.ExecuteInProcessResult:
+    """One run of the given assets; ``config`` by asset."""
     job = station_definitions(home).resolve_implicit_global_asset_job_def()
     result = job.execute_in_process(
         instance=instance,
-        asset_selection=[dg.AssetKey(asset)],
-        tags={PROCESS_TAG: _this_process(), **tags},
-        run_config={**_QUIET, **(run_config or {})},
+        asset_selection=[dg.AssetKey(asset) for asset in assets],
+        tags={PROCESS_TAG: _this_process(), **(tags or {})},
+        run_config={**_QUIET, "ops": {asset: {"config": values} for asset, values in (config or {}).items()}},
         raise_on_error=False,
     )
     if not result.success:
-        raise _failure_of(result, asset)
+        raise _failure_of(result, " and ".join(assets))
     return result
 
 

@@ -201,7 +201,7 @@ class Refresh(_Section):
         default=0.15,
         ge=0,
         lt=1,
-        description="Part of the labels for traces that seem to have failed; they count for coverage like any other.",
+        description="Part of the labels for traces that seem to have failed, wherever they lie.",
     )
     blind_spot_floor: int = Field(
         default=3, ge=0, description="Labels that a blind spot gets at least: one case says little about a bin."

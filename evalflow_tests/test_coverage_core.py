@@ -35,11 +35,19 @@ def production(shares: dict[str, float], traffic: dict[str, float] | None = None
     """One row per bin whose weights are the shares."""
     return pl.DataFrame(
         {
+            "item_id": list(shares),
+            "session_id": [None] * len(shares),
             "bin": list(shares),
             "weight": list(shares.values()),
             "weight_traffic": list((traffic or shares).values()),
         },
-        schema={"bin": pl.String, "weight": pl.Float64, "weight_traffic": pl.Float64},
+        schema={
+            "item_id": pl.String,
+            "session_id": pl.String,
+            "bin": pl.String,
+            "weight": pl.Float64,
+            "weight_traffic": pl.Float64,
+        },
     )
 
 
@@ -254,7 +262,16 @@ def test_any_window_adds_up(counts: list[int], weights: list[float], seed: int) 
     rng = np.random.default_rng(seed)
     names = list(LABELS)
     share = np.array(weights) / sum(weights)
-    rows = pl.DataFrame({"bin": rng.choice(names, len(share)), "weight": share, "weight_traffic": share})
+    ids = [str(number) for number in range(len(share))]
+    rows = pl.DataFrame(
+        {
+            "item_id": ids,
+            "session_id": ids,
+            "bin": rng.choice(names, len(share)),
+            "weight": share,
+            "weight_traffic": share,
+        }
+    )
     coverage = measured(rows, golden(dict(zip(names, counts, strict=False))))
     assert sum(row.production_share for row in coverage.bins) == pytest.approx(1.0)
     assert sum(row.golden_share for row in coverage.bins) == pytest.approx(1.0)

@@ -70,6 +70,10 @@ class Journal:
             temporary.unlink(missing_ok=True)
         return path
 
+    def names(self) -> list[str]:
+        """The files' names without ending, sorted; their content is not read."""
+        return sorted(path.stem for path in self.root.glob("*.jsonl"))
+
     def files(self) -> list[JournalFile]:
         """Every file in the order of its name.
 

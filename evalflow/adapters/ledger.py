@@ -26,7 +26,8 @@ from evalflow.errors import UsageError
 class CaseVersion(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=False):
     """One version of a golden case as the ledger holds it. ``retired_on`` set means: this entry retires the case.
 
-    ``is_regression``: frozen from a confirmed failure; the gate lets none of these fail.
+    ``is_regression``: frozen from a confirmed failure; the gate lets none of these fail. ``merged_trace_ids``: later
+    production traces that asked the same and were merged into the case, as evidence of how much it matters.
     """
 
     case_id: str
@@ -42,6 +43,7 @@ class CaseVersion(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=False
     weight: float = 1.0
     weight_parts: WeightParts | None = None
     provenance: Provenance | None = None
+    merged_trace_ids: list[str] = []
     retired_on: str | None = None
     retired_because: str | None = None
 
@@ -61,7 +63,7 @@ class CaseVersion(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=False
     @property
     def trace_ids(self) -> list[str]:
         """The production traces that the case stands for: the one that it was made from, and those merged into it."""
-        return [self.provenance.trace_id, *self.provenance.merged_trace_ids] if self.provenance else []
+        return [*([self.provenance.trace_id] if self.provenance else []), *self.merged_trace_ids]
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,7 @@ def _imported(case: GoldenCase, old: CaseVersion | None, today: str) -> CaseVers
         weight=old.weight if old else 1.0 if case.weight is None else case.weight,
         weight_parts=old.weight_parts if old else case.weight_parts,
         provenance=old.provenance if old else case.provenance,
+        merged_trace_ids=old.merged_trace_ids if old else case.merged_trace_ids,
     )
 
 
@@ -215,7 +218,6 @@ def _row(line: bytes, recorded_at: str) -> dict[str, Any]:
         "occurred_at": known.occurred_at if known else None,
         "queued_on": known.queued_on if known else None,
         "reviewed_at": known.reviewed_at if known else None,
-        "merged_trace_ids": known.merged_trace_ids if known else None,
         "retired_on": date.fromisoformat(version.retired_on) if version.retired_on else None,
     }
 

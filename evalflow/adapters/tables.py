@@ -354,7 +354,7 @@ TRIAGE_QUEUE = Table(
         "context": pl.String,
         "negative_signals": pl.List(pl.String),
         "grades": pl.String,
-        "novelty": pl.Float64,
+        "novel_above": pl.Float64,
         "model": pl.String,
         "prompt_version": pl.String,
         "variant": pl.String,

@@ -11,7 +11,7 @@ import warnings
 import typer
 from rich.markup import escape
 
-from evalflow.cli import golden, pipeline
+from evalflow.cli import flywheel, gate, golden, pipeline
 from evalflow.cli.terminal import err, print_json
 from evalflow.errors import EvalflowError, ExitCode
 
@@ -23,7 +23,9 @@ app = typer.Typer(
     "3 cannot tell, 4 bad input data, 5 unreachable or missing dependency.",
 )
 app.add_typer(pipeline.app)
+app.add_typer(flywheel.app)
 app.add_typer(golden.app, name="golden")
+app.add_typer(gate.app)
 
 
 def main() -> None:

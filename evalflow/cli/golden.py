@@ -1,19 +1,36 @@
-"""`evalflow golden`: import, list and export of the golden set."""
+"""`evalflow golden`: import, list, export and retirement of golden cases."""
 
 import json
 import sys
+from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from evalflow.adapters.home import open_home
-from evalflow.cli.terminal import AsJson, HomeOption, counted, day_of, err, out, print_bad_lines, print_json, shortened
-from evalflow.errors import CannotTellError, ExitCode, UsageError
+from evalflow.adapters.home import Home, open_home
+from evalflow.adapters.ledger import CaseVersion
+from evalflow.cli.terminal import (
+    AsJson,
+    HomeOption,
+    counted,
+    day_of,
+    err,
+    out,
+    print_bad_lines,
+    print_json,
+    shortened,
+    write_files,
+)
+from evalflow.errors import CannotTellError, EvalflowError, ExitCode, UsageError
 
-app = typer.Typer(no_args_is_help=True, help="The golden set: import, list, export.")
+app = typer.Typer(no_args_is_help=True, help="The golden set: import, list, export, retire.")
+REGRESSIONS_FILE = "regressions.jsonl"
+"""Lies beside every exported file and holds its frozen cases alone."""
 
 
 @app.command("import", epilog="Example: evalflow golden import suite.jsonl")
@@ -56,49 +73,93 @@ def golden_list(
     workspace = open_home(home)
     cases = workspace.ledger.as_of(day_of(as_of, "--as-of") or workspace.calendar.now)
     if as_json:
-        print_json([_case_document(case) for case in cases])
+        print_json([{**_case_document(case), "is_regression": case.is_regression} for case in cases])
         return
-    table = Table("case", "v", "effective", "origin", "input")
+    table = Table("case", "v", "effective", "origin", "regression", "input")
     for case in cases:
-        table.add_row(
-            *map(escape, (case.case_id, str(case.version), case.effective_on, case.origin, shortened(case.input, 70)))
+        cells = (
+            case.case_id,
+            str(case.version),
+            case.effective_on,
+            case.origin,
+            "frozen" if case.is_regression else "",
+            shortened(case.input, 70),
         )
+        table.add_row(*map(escape, cells))
     out.print(table if cases else "The golden set is empty; import one with `evalflow golden import`.")
     if cases:
-        out.print(f"{len(cases)} cases")
+        n_frozen = sum(case.is_regression for case in cases)
+        out.print(f"{len(cases)} cases" + (f", {n_frozen} of them frozen regressions" if n_frozen else ""))
 
 
 @app.command("export", epilog="Example: evalflow golden export --out suite.jsonl")
 def golden_export(
-    target: Annotated[Path | None, typer.Option("--out", help="File to write. Default: stdout.")] = None,
+    target: Annotated[
+        Path | None,
+        typer.Option("--out", help=f"File to write, with {REGRESSIONS_FILE} beside it. Default: stdout."),
+    ] = None,
     as_of: Annotated[str | None, typer.Option(help="The suite as it counted on this day. Default: today.")] = None,
     home: HomeOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the golden set as native JSONL, one case per line (with --json: one document)."""
+    if target is not None:
+        _refuse_target(target)
     workspace = open_home(home)
-    cases = workspace.ledger.as_of(day_of(as_of, "--as-of") or workspace.calendar.now)
+    day = day_of(as_of, "--as-of") or workspace.calendar.now
+    cases = workspace.ledger.as_of(day)
     if not cases:
         raise CannotTellError("The golden set is empty; import one with `evalflow golden import`.")
-    documents = [_case_document(case) for case in cases]
-    text = "".join(json.dumps(document, ensure_ascii=False) + "\n" for document in documents)
+    documents = _export_documents(workspace, cases, day)
     if target is not None:
-        try:
-            target.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise UsageError(
-                f"{target} cannot be written ({error.strerror}); name a file in a folder that exists."
-            ) from error
-        err.print(f"{len(cases)} cases written to {escape(str(target))}")
+        frozen = [document for document in documents if document["is_regression"]]
+        beside = target.with_name(REGRESSIONS_FILE)
+        write_files({target: _as_lines(documents), beside: _as_lines(frozen)})
+        err.print(f"{counted(len(documents), 'case')} written to {escape(str(target))}", soft_wrap=True)
+        err.print(f"{counted(len(frozen), 'frozen regression')} written to {escape(str(beside))}", soft_wrap=True)
         if as_json:
-            print_json({"cases": len(cases), "path": str(target)})
+            print_json(
+                {
+                    "cases": len(documents),
+                    "path": str(target),
+                    "regressions": len(frozen),
+                    "regressions_path": str(beside),
+                }
+            )
     elif as_json:
         print_json(documents)
     else:
-        sys.stdout.write(text)
+        sys.stdout.write(_as_lines(documents))
 
 
-def _case_document(case: Any) -> dict[str, Any]:
+@app.command("retire", epilog="Example: evalflow golden retire parcel-1 parcel-2 --because 'the feature is gone'")
+def golden_retire(
+    case_id: Annotated[list[str], typer.Argument(help="The cases to take out of the suite, from today on.")],
+    because: Annotated[str, typer.Option(help="Why; kept in the ledger with the cases.")],
+    home: HomeOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take cases out of the suite; what past weeks counted stays what it was."""
+    if not because.strip():
+        raise UsageError("--because is empty; say why the cases leave the suite.")
+    from evalflow.runner import instance_of, retire_golden
+
+    workspace = open_home(home).prepare()
+    with instance_of(workspace) as instance:
+        done = retire_golden(workspace, instance, case_id, because.strip())
+    retired = [version.case_id for version in done.added]
+    since = done.added[0].retired_on if done.added else None
+    if as_json:
+        print_json({"retired": retired, "retired_on": since, "unchanged": done.unchanged})
+        return
+    out.print(
+        f"{counted(len(retired), 'case')} retired"
+        + (f" from {since}" if since else "")
+        + f"; {done.unchanged} retired before.",
+    )
+
+
+def _case_document(case: CaseVersion) -> dict[str, Any]:
     names = (
         "case_id",
         "version",
@@ -112,3 +173,38 @@ def _case_document(case: Any) -> dict[str, Any]:
         "metadata",
     )
     return {name: getattr(case, name) for name in names}
+
+
+def _export_documents(workspace: Home, cases: Sequence[CaseVersion], day: date) -> list[dict[str, Any]]:
+    """One document per case, with its bin where there is a taxonomy to place it in."""
+    from evalflow.defs.suite import bins_of_suite
+
+    try:
+        bins = bins_of_suite(workspace, cases, day)
+    except EvalflowError as reason:  # a suite is whole without its bins
+        bins = {}
+        err.print(f"[yellow]without bins:[/yellow] {escape(str(reason))}", soft_wrap=True)
+    return [
+        {
+            **_case_document(case),
+            "bin": bins.get(case.case_id),
+            "is_regression": case.is_regression,
+            "weight_parts": msgspec.to_builtins(case.weight_parts),
+            "provenance": msgspec.to_builtins(case.provenance),
+            "merged_trace_ids": case.merged_trace_ids,
+        }
+        for case in cases
+    ]
+
+
+def _as_lines(documents: Sequence[dict[str, Any]]) -> str:
+    return "".join(json.dumps(document, ensure_ascii=False) + "\n" for document in documents)
+
+
+def _refuse_target(target: Path) -> None:
+    if target.name.lower() == REGRESSIONS_FILE:
+        raise UsageError(
+            f"{target} is where the frozen cases of an export go; give the suite another name, such as suite.jsonl."
+        )
+    if target.exists() and not target.is_file():
+        raise UsageError(f"{target} is no plain file; name one, or leave --out away to print the suite.")

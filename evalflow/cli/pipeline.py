@@ -20,6 +20,7 @@ from evalflow.cli.terminal import (
     counted,
     day_of,
     err,
+    no_traces,
     out,
     print_bad_lines,
     print_json,
@@ -71,9 +72,9 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Land new files of the configured sources, then materialize every partition that is missing or changed."""
-    from evalflow.definitions import STATIONS
+    from evalflow.definitions import GRADING, STATIONS
     from evalflow.defs.coverage import measure_week, newest_week
-    from evalflow.runner import instance_of, land_files, marts_are_stale, run_marts, walk
+    from evalflow.runner import RunFailedError, instance_of, land_files, marts_are_stale, run_marts, walk
 
     workspace = open_home(home).prepare()
     landing: dict[str, Any] = {}
@@ -85,6 +86,12 @@ def run(
             workspace = workspace.reloaded()
         first, last = _asked_days(workspace, since, as_of)
         walked = walk(workspace, instance, first, last, STATIONS, on_range)
+        not_graded = None
+        for station in GRADING:
+            try:
+                walked.computed |= walk(workspace, instance, first, last, (station,), on_range).computed
+            except RunFailedError as error:  # off the critical path: all the rest is finished first
+                not_graded = not_graded or error
         if marts_are_stale(workspace):
             on_range("marts", first, last, 0, 1)
             run_marts(workspace, instance)
@@ -96,7 +103,13 @@ def run(
     if as_json:
         newest = measured.document() if measured else {"jsd": None, "reason": why_not}
         print_json(
-            {"landing": landing, "computed": walked.computed, "warnings": walked.failed_checks, "coverage": newest}
+            {
+                "landing": landing,
+                "computed": walked.computed,
+                "warnings": walked.failed_checks,
+                "not_graded": str(not_graded) if not_graded else None,
+                "coverage": newest,
+            }
         )
     else:
         total = sum(walked.computed.values())
@@ -104,6 +117,10 @@ def run(
         for warning in walked.failed_checks:
             out.print(f"[yellow]warning:[/yellow] {escape(warning)}", soft_wrap=True)
         out.print(_headline(measured) if measured else escape(why_not), soft_wrap=True)
+        if not_graded:
+            err.print(f"[red]error:[/red] {escape(str(not_graded))}", soft_wrap=True)
+    if not_graded:
+        raise typer.Exit(not_graded.exit_code)
     if landing.get("quarantined"):
         raise typer.Exit(ExitCode.BAD_INPUT)
 
@@ -126,7 +143,7 @@ def coverage(
     calendar = workspace.calendar
     asked = day_of(as_of, "--as-of")
     if workspace.settings.traffic_start is None:
-        raise _no_traces(workspace)
+        raise no_traces(workspace)
     week = monday_of(asked) if asked else newest_week(workspace, calendar.last_day)
     if week not in calendar.weeks():
         raise CannotTellError(
@@ -145,13 +162,13 @@ def coverage(
 @app.command(epilog="Example: evalflow status --json")
 def status(home: HomeOption = None, as_json: AsJson = False) -> None:
     """What is in the home: partitions that are up to date, and every setting with its origin."""
-    from evalflow.definitions import STATIONS
+    from evalflow.definitions import GRADING, STATIONS
     from evalflow.settings import settings_with_origin
 
     workspace = open_home(home)
     calendar = workspace.calendar
     stations = {}
-    for station in STATIONS:
+    for station in (*STATIONS, *GRADING):
         keys = station.keys(calendar)
         stored = {key: workspace.lake.made_from(station.table, key) for key in keys}
         fresh = sum(made == station.made_from(workspace, key) for key, made in stored.items() if made is not None)
@@ -337,6 +354,8 @@ def _headline(measured: Any) -> str:
 
 
 def _print_coverage(measured: Any) -> None:
+    from evalflow.defs.coverage import flag_of
+
     coverage, window = measured.coverage, measured.window
     out.print(_headline(measured))
     out.print(
@@ -346,6 +365,10 @@ def _print_coverage(measured: Any) -> None:
         soft_wrap=True,
     )
     out.print(f"uncovered {coverage.uncovered_share:.1%} of traffic, novel {coverage.novel_share:.1%}")
+    if coverage.smallest_visible_hole is not None:
+        out.print(
+            f"the smallest hole that {coverage.n_golden} cases can show is {coverage.smallest_visible_hole:.1%} of traffic"
+        )
     for alarm in coverage.alarms:
         out.print(f"[red]alarm:[/red] {escape(alarm.text)}", soft_wrap=True)
     if coverage.jsd is None:
@@ -356,7 +379,6 @@ def _print_coverage(measured: Any) -> None:
     bins = coverage.bins if coverage.jsd is None else sorted(coverage.bins, key=lambda row: -(row.jsd_term or 0))
     for row in bins[:SHOWN_BINS]:
         term = "" if row.jsd_term is None else f"{row.jsd_term:.4f}"
-        flag = "uncovered" if row.is_uncovered else ""
         table.add_row(
             row.bin,
             escape(row.label),
@@ -364,22 +386,18 @@ def _print_coverage(measured: Any) -> None:
             str(row.golden_cases),
             f"{row.golden_share:.1%}",
             term,
-            flag,
+            flag_of(row),
         )
     out.print(table)
     if len(bins) > SHOWN_BINS:
         out.print(f"{len(bins) - SHOWN_BINS} more bins: --json shows all.")
 
 
-def _no_traces(home: Home) -> CannotTellError:
-    return CannotTellError(f"There are no traces in {home.path}; land some with `evalflow ingest PATH`.")
-
-
 def _asked_days(home: Home, since: str | None, as_of: str | None) -> tuple[date, date]:
     """The days to bring up to date: those asked for, and the earlier ones that their windows and taxonomy need."""
     calendar = home.calendar
     if home.settings.traffic_start is None:
-        raise _no_traces(home)
+        raise no_traces(home)
     first, last = day_of(since, "--since") or calendar.start, day_of(as_of, "--as-of") or calendar.last_day
     if last < first:
         raise UsageError(f"--as-of {last} lies before --since {first}; exchange them.")

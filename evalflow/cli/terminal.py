@@ -4,9 +4,10 @@ Keep out: what a single command prints.
 """
 
 import json
+import secrets
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from evalflow.errors import UsageError
+from evalflow.adapters.home import Home
+from evalflow.errors import CannotTellError, UsageError
 
 PIPED_WIDTH = 10_000
 """Where no screen sets the width, a table shows its cells whole."""
@@ -79,6 +81,34 @@ def day_of(text: str | None, option: str) -> date | None:
         return date.fromisoformat(text)
     except ValueError as error:
         raise UsageError(f"{option} {text!r} is not a day; write it as 2026-08-23.") from error
+
+
+def write_files(contents: dict[Path, str]) -> None:
+    """Replace the files, none before all are written in full beside them.
+
+    Raises:
+        UsageError: a file cannot be written; the message names the first.
+    """
+    written: dict[Path, Path] = {}
+    path = next(iter(contents))
+    with ExitStack() as cleanup:
+        try:
+            for path, text in contents.items():
+                place = path.resolve()  # a link stays one; its target is replaced
+                temporary = place.with_name(f".{place.name}.{secrets.token_hex(8)}.tmp")
+                cleanup.callback(temporary.unlink, missing_ok=True)
+                temporary.write_text(text, encoding="utf-8")
+                written[place] = temporary
+            for path, temporary in written.items():
+                temporary.replace(path)
+        except OSError as error:
+            raise UsageError(
+                f"{path} cannot be written ({error.strerror}); name a file in a folder that exists."
+            ) from error
+
+
+def no_traces(home: Home) -> CannotTellError:
+    return CannotTellError(f"There are no traces in {home.path}; land some with `evalflow ingest PATH`.")
 
 
 def counted(number: int, noun: str) -> str:

@@ -5,26 +5,41 @@ divergence in base 2, in [0, 1]: 0 when the suite is spread as the traffic is, 1
 Source: docs/methods.md, "Coverage" (Lin 1991).
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
+from scipy.stats import hypergeom
 
+from evalflow.core.intervals import wilson
 from evalflow.core.weighting import Weighting, mass_by
 
 NOVEL = "novel"
 EDGE_CASES = "edge_cases"
 Band = Literal["close", "watch", "meaningful", "severe"]
+BLIND_SPOT_SHARE = 0.01
+"""A blind spot holds surely at least this share of traffic: the lower end of its share's 95 % interval."""
+BLIND_SPOT_P = 0.01
+"""So rarely may a random suite look blind somewhere, over all bins together."""
+UNDER_TESTED = 0.5
+"""A blind spot has fewer cases than this part of its due."""
+EMPTY_BIN_SHARE, EMPTY_BIN_CASES = 0.05, 100
+"""A bin of this share without a single case is blind in any suite of so many cases."""
 BANDS: tuple[tuple[float, Band], ...] = ((0.1, "close"), (0.25, "watch"), (0.5, "meaningful"), (1.0, "severe"))
 """Upper edges: below .1 close, to .25 watch, to .5 meaningful, above severe."""
 
 
 @dataclass(frozen=True)
 class BinCoverage:
-    """One bin. Shares are in [0, 1]; ``density_ratio`` is golden over production share, None without production."""
+    """One bin. Shares are in [0, 1]; ``density_ratio`` is golden over production share, None without production.
+
+    ``production_share_low``: lower end of the share's 95 % interval. ``blind_spot_p``: chance that a random suite has
+    so few cases here, after Holm over bins; None without a suite.
+    """
 
     bin: str
     label: str
@@ -36,6 +51,9 @@ class BinCoverage:
     jsd_term: float | None
     density_ratio: float | None
     is_uncovered: bool
+    production_share_low: float
+    blind_spot_p: float | None
+    is_blind_spot: bool
     newest_case_on: date | None
 
 
@@ -43,7 +61,7 @@ class BinCoverage:
 class Alarm:
     """What was seen (``value``), against which ``limit``, in which ``bin`` (None: the suite as a whole), in words."""
 
-    kind: Literal["jsd"]
+    kind: Literal["jsd", "blind_spot"]
     value: float
     limit: float
     bin: str | None
@@ -52,11 +70,17 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Coverage:
-    """One measurement. ``jsd`` is the figure that alarms decide on; None where there is no suite or no traffic."""
+    """One measurement. ``jsd`` is the figure that alarms decide on; None where there is no suite or no traffic.
+
+    ``m_eff``: how many independent traces the sample is worth. ``smallest_visible_hole``: traffic share of an untested
+    bin that a suite of this size could tell from chance; None without a suite.
+    """
 
     weighting: Weighting
     n_sampled: int
     n_golden: int
+    m_eff: float
+    smallest_visible_hole: float | None
     jsd: float | None
     jsd_raw: float | None
     jsd_raw_traffic: float | None
@@ -102,7 +126,8 @@ def measure(
     """Coverage of one window.
 
     Args:
-        production: a row per sampled trace: ``bin``, ``weight`` and ``weight_traffic`` (each sums to one).
+        production: a row per sampled trace: ``bin``, ``weight`` and ``weight_traffic`` (each sums to one), and
+            ``item_id`` and ``session_id``, since traces of a session are not independent.
         golden: a row per golden case: ``bin``, ``day`` (when it became effective).
         labels: every bin of the taxonomy with its label; a bin without rows on either side is left out of the result.
         weighting: which weighting ``weight`` is, for the record.
@@ -116,6 +141,8 @@ def measure(
     if unknown:
         raise ValueError(f"rows fall into bins that have no label: {', '.join(unknown)}")
     table = _by_bin(production, golden, labels)
+    m_eff = effective_traces(production, table["bin"])
+    table = _with_blind_spots(table, m_eff)
     p = table["production_share"].to_numpy()
     counts = table["golden_cases"].to_numpy().astype(float)
     is_measurable = len(production) > 0 and p.sum() > 0 and len(golden) > 0
@@ -129,13 +156,15 @@ def measure(
         weighting=weighting,
         n_sampled=len(production),
         n_golden=len(golden),
+        m_eff=m_eff.overall,
+        smallest_visible_hole=min(1.0, math.log(len(table) / BLIND_SPOT_P) / len(golden)) if is_measurable else None,
         jsd=raw,
         jsd_raw=raw,
         jsd_raw_traffic=jsd(traffic, counts) if is_measurable else None,
         band=band_of(raw) if raw is not None else None,
         uncovered_share=float(sum(row.production_share for row in bins if row.is_uncovered)),
         novel_share=float(sum(row.production_share for row in bins if row.bin == NOVEL)),
-        alarms=_alarms(raw, jsd_threshold, bins),
+        alarms=(*_jsd_alarm(raw, jsd_threshold, bins), *_blind_spot_alarms(bins, len(golden))),
         bins=bins,
     )
 
@@ -168,6 +197,75 @@ def _by_bin(production: pl.DataFrame, golden: pl.DataFrame, labels: Mapping[str,
     )
 
 
+class EffectiveTraces(NamedTuple):
+    """How many independent traces a weighted sample is worth: ``overall``, and ``by_bin`` (k,) for each bin's share."""
+
+    overall: float
+    by_bin: np.ndarray
+
+
+def effective_traces(production: pl.DataFrame, bins: pl.Series) -> EffectiveTraces:
+    """Effective sample sizes of the bins' shares, with sessions as the independent units.
+
+    m_k = p_k (1 - p_k) / var(p_k), with the linearised variance of a Hajek share over sessions (what a bootstrap of
+    sessions estimates); overall the sum of numerators over the sum of variances.
+
+    Args:
+        production: ``item_id``, ``session_id`` (null: the trace stands alone), ``bin``, ``weight`` (sums to one).
+        bins: the bins in the order of the result.
+    """
+    if production.is_empty() or not production["weight"].sum():
+        return EffectiveTraces(0.0, np.zeros(len(bins)))
+    names = production["session_id"].fill_null(production["item_id"]).to_numpy().astype(str)
+    sessions, session = np.unique(names, return_inverse=True)
+    column = {name: i for i, name in enumerate(bins)}
+    cell = session * len(bins) + np.array([column[name] for name in production["bin"]])
+    weight = production["weight"].to_numpy()
+    mass = np.bincount(cell, weights=weight, minlength=len(sessions) * len(bins)).reshape(len(sessions), len(bins))
+    share = mass.sum(axis=0)
+    n = len(sessions)
+    residual = mass - mass.sum(axis=1, keepdims=True) * share
+    variance = (residual**2).sum(axis=0) * (n / (n - 1) if n > 1 else 1.0)
+    spread = share * (1 - share)
+    has_spread = variance.sum() > 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        by_bin = np.where(variance > 0, spread / variance, float(n))
+    return EffectiveTraces(float(spread.sum() / variance.sum()) if has_spread else float(n), by_bin)
+
+
+def _with_blind_spots(table: pl.DataFrame, m_eff: EffectiveTraces) -> pl.DataFrame:
+    """The bins with the lower bound of their share and whether the suite is blind there."""
+    share, cases = table["production_share"].to_numpy(), table["golden_cases"].to_numpy()
+    n = int(cases.sum())
+    low = np.array([wilson(p * m, m).low if p > 0 else 0.0 for p, m in zip(share, m_eff.by_bin, strict=True)])
+    adjusted = too_few_p(cases, share, m_eff.overall)
+    is_short = (low >= BLIND_SPOT_SHARE) & (cases < UNDER_TESTED * share * n) & (adjusted <= BLIND_SPOT_P)
+    is_empty = (low >= EMPTY_BIN_SHARE) & (cases == 0) & (n >= EMPTY_BIN_CASES)
+    return table.with_columns(
+        production_share_low=pl.Series(low, dtype=pl.Float64),
+        blind_spot_p=pl.Series(adjusted.tolist() if n else [None] * len(table), dtype=pl.Float64),
+        is_blind_spot=pl.Series((is_short | is_empty) if n else np.zeros(len(table), dtype=bool), dtype=pl.Boolean),
+    )
+
+
+def too_few_p(cases: np.ndarray, share: np.ndarray, m_eff: float) -> np.ndarray:
+    """For each bin the chance that a random suite holds so few cases there, Holm-adjusted over the bins.
+
+    Fisher's exact one-sided test of the cases against ``m_eff`` independent traces. Shapes (k,); 1 where a side is
+    empty.
+    """
+    n, m = int(cases.sum()), round(m_eff)
+    if not n or not m:
+        return np.ones(len(cases))
+    traces = np.round(share * m).astype(int)
+    single = hypergeom.cdf(cases, n + m, cases + traces, n)
+    order = np.argsort(single, kind="stable")
+    stepped = np.maximum.accumulate(single[order] * np.arange(len(single), 0, -1))
+    adjusted = np.empty(len(single))
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
+
+
 def _bin_row(row: dict, term: float | None) -> BinCoverage:
     share = row["production_share"]
     return BinCoverage(
@@ -177,11 +275,14 @@ def _bin_row(row: dict, term: float | None) -> BinCoverage:
         jsd_term=term,
         density_ratio=row["golden_share"] / share if share > 0 else None,
         is_uncovered=share > 0 and row["golden_cases"] == 0,
+        production_share_low=row["production_share_low"],
+        blind_spot_p=row["blind_spot_p"],
+        is_blind_spot=row["is_blind_spot"],
         newest_case_on=row["newest_case_on"],
     )
 
 
-def _alarms(value: float | None, limit: float, bins: Sequence[BinCoverage]) -> tuple[Alarm, ...]:
+def _jsd_alarm(value: float | None, limit: float, bins: Sequence[BinCoverage]) -> tuple[Alarm, ...]:
     if value is None or value <= limit:
         return ()
     causes = sorted((row for row in bins if row.jsd_term), key=lambda row: -(row.jsd_term or 0))[:3]
@@ -189,6 +290,17 @@ def _alarms(value: float | None, limit: float, bins: Sequence[BinCoverage]) -> t
         f"{row.label} ({'under' if row.golden_share < row.production_share else 'over'}-tested)" for row in causes
     )
     return (Alarm("jsd", value, limit, None, f"JSD {value:.3f} is above {limit}; most of it comes from {named}"),)
+
+
+def _blind_spot_alarms(bins: Sequence[BinCoverage], n_golden: int) -> Iterator[Alarm]:
+    for row in bins:
+        if row.is_blind_spot:
+            due = row.production_share * n_golden
+            text = (
+                f"blind spot: {row.label} is {row.production_share:.1%} of traffic and {row.golden_cases} of {n_golden} cases, "
+                f"where {due:.0f} would be due"
+            )
+            yield Alarm("blind_spot", row.production_share, BLIND_SPOT_SHARE, row.bin, text)
 
 
 def _normalised(mass: np.ndarray, name: str) -> np.ndarray:

@@ -96,7 +96,7 @@ class WeightParts(msgspec.Struct, kw_only=True, frozen=True):
 class Provenance(msgspec.Struct, kw_only=True, frozen=True):
     """Where a case of production comes from, who confirmed it and why it was looked at.
 
-    ``expected_from``: who says what the right answer is. ``merged_trace_ids``: later traces that ask the same.
+    ``expected_from``: who says what the right answer is.
     """
 
     trace_id: Identifier
@@ -111,7 +111,6 @@ class Provenance(msgspec.Struct, kw_only=True, frozen=True):
     reviewer_kind: str | None = None
     reviewed_at: UtcTime | None = None
     expected_from: str | None = None
-    merged_trace_ids: list[str] = []
 
 
 class GoldenCase(msgspec.Struct, kw_only=True):
@@ -126,6 +125,7 @@ class GoldenCase(msgspec.Struct, kw_only=True):
     weight: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     weight_parts: WeightParts | None = None
     provenance: Provenance | None = None
+    merged_trace_ids: list[str] = []
 
 
 class Review(msgspec.Struct, kw_only=True, frozen=True):

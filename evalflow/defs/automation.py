@@ -1,18 +1,25 @@
-"""What runs by itself: schedules and the sensor side by side. All times are UTC.
+"""What runs by itself: schedules and sensors side by side. All times are UTC.
 
-The schedules start the day's, the week's and the month's work on time; the sensor ``catch_up`` follows every run and
-starts whatever its result has left out of date: late files and feedback, a taxonomy that is not there yet, the running
-week, the marts. In a home that is closed everything here skips and says why.
+The schedules start the day's, the week's, the month's and the quarter's work on time; the sensor ``catch_up`` follows
+every run and starts whatever its result has left out of date: late files and feedback, a taxonomy that is not there
+yet, the running week, grades, the marts. ``refresh_on_breach`` starts a refresh when the newest closed week's suite
+no longer looks like its traffic, ``promote_reviews`` a promotion when answers have come in. In a home that is closed
+the schedules and ``catch_up`` skip and say why.
 """
 
+import json
 from collections.abc import Sequence
 from datetime import date, timedelta
 
 import dagster as dg
+import polars as pl
 
 from evalflow.adapters.home import Home, open_home
+from evalflow.adapters.tables import COVERAGE_METRICS
 from evalflow.core.calendar import first_of_month, monday_of, previous_month
 from evalflow.core.lineage import fingerprint
+from evalflow.defs.plan import newest_closed_week
+from evalflow.defs.queue import queued_items
 from evalflow.defs.station import Station
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
@@ -36,8 +43,24 @@ WEEKLY = dg.define_asset_job(
 MARTS = dg.define_asset_job(
     "marts", dg.AssetSelection.groups("marts"), description="Build the marts from the lake with dbt, and test them."
 )
-JOBS = [DAILY, TAXONOMY, WEEKLY, MARTS]
+# Grades are off the critical path: a judge that does not answer must not hold up coverage.
+GRADING = dg.define_asset_job("grading", _SELECT("judge_grades"), description="Grade the day's sample.")
+QUALITY = dg.define_asset_job(
+    "quality", _SELECT("quality_metrics"), description="Pass rate, latency and cost of the week's window."
+)
+REFRESH = dg.define_asset_job(
+    "refresh",
+    _SELECT("refresh_plan", "triage_queue"),
+    description="Plan which bins need labels, and queue the traces that people should look at.",
+)
+PROMOTION = dg.define_asset_job(
+    "promotion", _SELECT("golden_set"), description="Promote what people's answers have confirmed."
+)
+JOBS = [DAILY, TAXONOMY, WEEKLY, GRADING, QUALITY, REFRESH, PROMOTION, MARTS]
 _JOB_OF_UNIT = {"day": DAILY, "month": TAXONOMY, "week": WEEKLY}
+REASON = "evalflow/reason"
+REARM_BELOW = 0.9
+"""A breach has ended when JSD is below this part of its threshold and no bin is blind: no firing back and forth."""
 
 
 def range_tags(first: date, last: date) -> dict[str, str]:
@@ -69,43 +92,138 @@ def schedules(home: Home) -> list[dg.ScheduleDefinition]:
             return dg.SkipReason(f"The week of {week} lies before traffic_start {home.calendar.start}.")
         return _closed(home, today) or dg.RunRequest(run_key=f"weekly:{week}", tags=range_tags(week, week))
 
-    return [daily_traffic, monthly_taxonomy, weekly_coverage]
+    @dg.schedule(job=REFRESH, cron_schedule="0 4 1 1,4,7,10 *", default_status=dg.DefaultScheduleStatus.RUNNING)
+    def quarterly_refresh(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        """04:00 on the first day of a quarter: plan, queue and retirements of the newest closed week."""
+        today = context.scheduled_execution_time.date()
+        week = monday_of(today) - timedelta(weeks=1)
+        if week < monday_of(home.calendar.start):
+            return dg.SkipReason(f"The week of {week} lies before traffic_start {home.calendar.start}.")
+        return _closed(home, today) or dg.RunRequest(
+            run_key=f"quarterly:{today}", partition_key=str(week), tags={REASON: f"quarterly refresh of {today}"}
+        )
+
+    return [daily_traffic, monthly_taxonomy, weekly_coverage, quarterly_refresh]
 
 
-def sensors(home: Home, stations: Sequence[Station]) -> list[dg.SensorDefinition]:
+def sensors(home: Home, stations: Sequence[Station], grading: Sequence[Station]) -> list[dg.SensorDefinition]:
     @dg.run_status_sensor(
         run_status=dg.DagsterRunStatus.SUCCESS,
-        monitored_jobs=[DAILY, TAXONOMY, WEEKLY],
+        monitored_jobs=[DAILY, TAXONOMY, WEEKLY, GRADING, QUALITY, PROMOTION],
         request_jobs=JOBS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=60,
     )
-    def catch_up(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
+    def catch_up(context: dg.RunStatusSensorContext) -> dg.SensorResult | dg.SkipReason:
         """After each run: the first station that it left out of date, back to the start of the month before."""
         now = open_home(home.path)  # files may have moved traffic_start since the code location was loaded
-        return _closed(now, now.calendar.now) or next_run(now, stations, context.dagster_run.run_id)
+        return _closed(now, now.calendar.now) or dg.SensorResult(
+            next_runs(now, stations, grading, context.dagster_run.run_id)
+        )
 
-    return [catch_up]
+    @dg.sensor(job=REFRESH, default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=60)
+    def refresh_on_breach(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        """A refresh of the newest closed week when a breach begins: JSD above its threshold, or a blind spot."""
+        return breach(open_home(home.path), context.cursor)
+
+    @dg.sensor(job=PROMOTION, default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=60)
+    def promote_reviews(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        """A promotion when answers have come in that confirm something."""
+        return answers(open_home(home.path), context.cursor)
+
+    return [catch_up, refresh_on_breach, promote_reviews]
 
 
-def next_run(home: Home, stations: Sequence[Station], after_run: str) -> dg.RunRequest:
-    """The run that brings the first out-of-date station up to date; the marts when there is none.
+def next_runs(
+    home: Home, stations: Sequence[Station], grading: Sequence[Station], after_run: str
+) -> list[dg.RunRequest]:
+    """The run that brings the first out-of-date station up to date, or the marts when there is none; and grading.
 
     Looks back to the first day of the month before, which the current taxonomy and window are made from. The run key
-    holds what the partitions would be made from, so that a run that fails is not asked for again and again.
+    holds what the partitions would be made from, so that a run that fails is not asked for again and again. Grading
+    goes beside the rest, which never waits for a judge; one that fails is asked for again the next day.
     """
     since = previous_month(first_of_month(home.calendar.now))
     for station in stations:
-        stale = station.stale_ranges(home, since, home.calendar.now)
-        if stale:
-            first, last = stale[0]
-            made_from = fingerprint(station.made_from(home, first), station.made_from(home, last))
-            return dg.RunRequest(
-                run_key=f"catch-up:{station.name}:{first}:{last}:{made_from}",
-                job_name=_JOB_OF_UNIT[station.unit].name,
-                tags={**range_tags(first, last), "evalflow/reason": f"{station.name} is missing or changed"},
+        if stale := station.stale_ranges(home, since, home.calendar.now):
+            return [_catch_up(home, station, *stale[0], _JOB_OF_UNIT[station.unit].name)]
+    requests = []
+    for station in grading:
+        if stale := station.stale_ranges(home, since, home.calendar.now):
+            job = GRADING if station.unit == "day" else QUALITY
+            requests.append(_catch_up(home, station, *stale[0], job.name, attempt=str(home.calendar.now)))
+    return [*requests, dg.RunRequest(run_key=f"marts-after:{after_run}", job_name=MARTS.name)]
+
+
+def _catch_up(home: Home, station: Station, first: date, last: date, job: str, attempt: str = "") -> dg.RunRequest:
+    made_from = fingerprint(station.made_from(home, first), station.made_from(home, last), attempt)
+    return dg.RunRequest(
+        run_key=f"catch-up:{station.name}:{first}:{last}:{made_from}",
+        job_name=job,
+        tags={**range_tags(first, last), REASON: f"{station.name} is missing or changed"},
+    )
+
+
+def breach(home: Home, cursor: str | None) -> dg.SensorResult:
+    """What ``refresh_on_breach`` decides, from the newest closed week alone.
+
+    The cursor holds that week and whether it was in breach: a breach fires once, when it begins, and may fire again
+    only after a closed week without one. History that is computed later is never looked at.
+    """
+    week = newest_closed_week(home)
+    if week is None:
+        return dg.SensorResult(skip_reason="No week has closed yet.", cursor=cursor)
+    rows = home.lake.read(COVERAGE_METRICS, [week])
+    if rows.is_empty() or rows["is_provisional"][0]:
+        return dg.SensorResult(skip_reason=f"Coverage of the closed week of {week} is not there yet.", cursor=cursor)
+    jsd = rows["jsd"][0]
+    if jsd is None:
+        advice = "`evalflow refresh` drafts the first one"
+        return dg.SensorResult(skip_reason=f"There is no suite in the week of {week}: {advice}.", cursor=cursor)
+    limit, was_in_breach = home.settings.coverage.jsd_threshold, bool(cursor and json.loads(cursor)["in_breach"])
+    blind = rows.filter(pl.col("is_blind_spot")).sort("production_share", descending=True)
+    figures = f"JSD {jsd:.3f} against {limit:g}, {len(blind)} blind spots in the week of {week}"
+    is_breach, is_over = jsd > limit or len(blind) > 0, jsd < REARM_BELOW * limit and not len(blind)
+    after = json.dumps({"week": str(week), "in_breach": is_breach or (was_in_breach and not is_over)})
+    if not is_breach:
+        return dg.SensorResult(skip_reason=f"No breach: {figures}.", cursor=after)
+    if was_in_breach:
+        return dg.SensorResult(skip_reason=f"Still in breach, a refresh was started before: {figures}.", cursor=after)
+    return dg.SensorResult(
+        [
+            dg.RunRequest(
+                run_key=f"refresh:{week}",
+                partition_key=str(week),
+                tags={
+                    REASON: _breach_reason(jsd, limit, blind),
+                    "evalflow/jsd": f"{jsd:.3f}",
+                    "evalflow/blind_spots": str(len(blind)),
+                },
             )
-    return dg.RunRequest(run_key=f"marts-after:{after_run}", job_name=MARTS.name)
+        ],
+        cursor=after,
+    )
+
+
+def _breach_reason(jsd: float, limit: float, blind: pl.DataFrame) -> str:
+    reasons = [f"JSD {jsd:.3f} is above {limit:g}"] if jsd > limit else []
+    for row in blind.head(3).iter_rows(named=True):
+        reasons.append(
+            f"blind spot {row['label']}: {row['production_share']:.1%} of traffic, {row['golden_cases']} cases"
+        )
+    return "; ".join(reasons) + (f"; {len(blind) - 3} more blind spots" if len(blind) > 3 else "")
+
+
+def answers(home: Home, cursor: str | None) -> dg.SensorResult:
+    """What ``promote_reviews`` decides: new answers since the cursor of which some confirm a case."""
+    files = fingerprint(home.reviews.journal.names())
+    if files == cursor:
+        return dg.SensorResult(skip_reason="No new answers.", cursor=cursor)
+    ready = sorted(item.row["trace_id"] for item in queued_items(home) if item.is_ready)
+    if not ready:
+        return dg.SensorResult(skip_reason="No answer confirms a case that is not promoted yet.", cursor=files)
+    tags = {REASON: f"{len(ready)} answered traces are ready to be promoted"}
+    return dg.SensorResult([dg.RunRequest(run_key=f"promote:{fingerprint(files, ready)}", tags=tags)], cursor=files)
 
 
 def _closed(home: Home, today: date) -> dg.SkipReason | None:

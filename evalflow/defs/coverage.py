@@ -14,7 +14,7 @@ from evalflow.adapters.home import Home
 from evalflow.adapters.tables import BIN_ASSIGNMENTS, COVERAGE_METRICS, STRATIFIED_SAMPLES, TRACE_FILES
 from evalflow.adapters.taxonomy import Taxonomy, load_taxonomy
 from evalflow.core.calendar import DAYS_PER_WEEK, WINDOW_WEEKS, monday_of, sunday_of
-from evalflow.core.coverage import Coverage, measure
+from evalflow.core.coverage import BinCoverage, Coverage, measure
 from evalflow.core.weighting import steady_state_masses
 from evalflow.defs.clusters import place_golden
 from evalflow.defs.partitions import Partitions
@@ -31,7 +31,7 @@ def _inputs(home: Home, week: date) -> Iterable[Any]:
     yield from parents(home, BIN_ASSIGNMENTS, [week])
 
 
-METRICS = Station("coverage_metrics", COVERAGE_METRICS, "week", "1", _inputs)
+METRICS = Station("coverage_metrics", COVERAGE_METRICS, "week", "2", _inputs)
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ class WeekCoverage:
             "golden_as_of": str(self.golden_as_of),
             "n_sampled": measured.n_sampled,
             "n_golden": measured.n_golden,
+            "m_eff": measured.m_eff,
+            "smallest_visible_hole": measured.smallest_visible_hole,
             "jsd": measured.jsd,
             "jsd_raw": measured.jsd_raw,
             "jsd_raw_traffic": measured.jsd_raw_traffic,
@@ -183,6 +185,7 @@ def _rows(measured: WeekCoverage) -> pl.DataFrame:
         weighting=pl.lit(coverage.weighting),
         week_n_sampled=pl.lit(coverage.n_sampled),
         week_n_golden=pl.lit(coverage.n_golden),
+        m_eff=pl.lit(coverage.m_eff),
         jsd=pl.lit(coverage.jsd),
         jsd_raw=pl.lit(coverage.jsd_raw),
         jsd_raw_traffic=pl.lit(coverage.jsd_raw_traffic),
@@ -196,7 +199,7 @@ def _metadata(measured: WeekCoverage) -> dict[str, Any]:
     coverage = measured.coverage
     table = [
         f"| {row.bin} | {row.label.replace('|', '/')} | {row.production_share:.1%} | {row.golden_cases} | {row.golden_share:.1%} | "
-        f"{'' if row.jsd_term is None else format(row.jsd_term, '.4f')} | {'uncovered' if row.is_uncovered else ''} |"
+        f"{'' if row.jsd_term is None else format(row.jsd_term, '.4f')} | {flag_of(row)} |"
         for row in coverage.bins
     ]
     head = ["| bin | label | production | cases | golden | JSD term | |", "|---|---|---|---|---|---|---|"]
@@ -208,8 +211,10 @@ def _metadata(measured: WeekCoverage) -> dict[str, Any]:
         "reason": None if coverage.n_golden else "no suite yet: import golden cases with `evalflow golden import`",
         "uncovered share": _rounded(coverage.uncovered_share),
         "novel share": _rounded(coverage.novel_share),
+        "blind spots": sum(row.is_blind_spot for row in coverage.bins),
         "bins": len(measured.taxonomy.bins),
         "sampled traces": coverage.n_sampled,
+        "worth independent traces": round(coverage.m_eff),
         "golden cases": coverage.n_golden,
         "weighting": coverage.weighting,
         "damped days": ", ".join(f"{day} to {kept:.0%}" for day, kept in measured.damped_days.items()) or None,
@@ -221,6 +226,11 @@ def _metadata(measured: WeekCoverage) -> dict[str, Any]:
         "heatmap": dg.MetadataValue.md(as_markdown(heatmap_of(measured), f"bins by weeks, week of {measured.week}")),
         "by bin": dg.MetadataValue.md("\n".join([*head, *table])),
     }
+
+
+def flag_of(row: BinCoverage) -> str:
+    """What stands beside a bin in a table."""
+    return "blind spot" if row.is_blind_spot else "uncovered" if row.is_uncovered else ""
 
 
 def _rounded(value: float | None) -> float | None:

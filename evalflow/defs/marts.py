@@ -53,6 +53,7 @@ def marts_assets(home: Home) -> list[dg.AssetsDefinition]:
     @dbt_assets(manifest=manifest_of(home), name="dbt_marts", dagster_dbt_translator=_translator())
     def dbt_marts(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
         workspace = home.open()
+        workspace.publish()
         workspace.marts.mkdir(exist_ok=True)
         manifest = manifest_of(workspace)
         _sweep_failed_runs(workspace)

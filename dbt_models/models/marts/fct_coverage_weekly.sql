@@ -4,6 +4,12 @@ with coverage as (
 
 ),
 
+quality as (
+
+    select * from {{ ref('stg_quality_metrics') }}
+
+),
+
 -- The headline figures repeat on every row of a week. Should they ever differ, the week stands here twice and the
 -- test of the key fails.
 headlines as (
@@ -23,6 +29,7 @@ headlines as (
         fitted_on,
         n_sampled,
         n_golden,
+        m_eff,
         weighting,
         is_in_sample,
         window_from,
@@ -32,13 +39,53 @@ headlines as (
 
 ),
 
-uncovered as (
+bin_counts as (
 
     select
         week,
-        count(*) filter (where is_uncovered) as n_uncovered_bins
+        count(*) filter (where is_uncovered) as n_uncovered_bins,
+        -- A sum, not a count: a week whose blind spots were never looked for has none to report, which is not 0.
+        cast(sum(cast(is_blind_spot as integer)) as bigint) as n_blind_spots
     from coverage
     group by week
+
+),
+
+-- Below, as above: two rows of a grader for one week, or two costs, double the week and fail the test of the key.
+whole_window as (
+
+    select * from quality
+    where bin_id is null
+
+),
+
+graded_by_signals as (
+
+    select
+        week,
+        pass_rate
+    from whole_window
+    where grader = 'signals'
+
+),
+
+graded_by_llm as (
+
+    select
+        week,
+        pass_rate
+    from whole_window
+    where grader = 'llm'
+
+),
+
+operations as (
+
+    select distinct
+        week,
+        latency_p95_ms,
+        cost_per_trace_usd
+    from whole_window
 
 ),
 
@@ -46,10 +93,18 @@ final as (
 
     select
         headlines.*,
-        uncovered.n_uncovered_bins,
+        bin_counts.n_uncovered_bins,
+        bin_counts.n_blind_spots,
+        graded_by_signals.pass_rate as pass_rate_signals,
+        graded_by_llm.pass_rate as pass_rate_llm,
+        operations.latency_p95_ms,
+        operations.cost_per_trace_usd,
         headlines.week = min(headlines.week) over (partition by headlines.taxonomy_id) as is_first_of_taxonomy
     from headlines
-    inner join uncovered on headlines.week = uncovered.week
+    inner join bin_counts on headlines.week = bin_counts.week
+    left join graded_by_signals on headlines.week = graded_by_signals.week
+    left join graded_by_llm on headlines.week = graded_by_llm.week
+    left join operations on headlines.week = operations.week
     order by headlines.week
 
 )

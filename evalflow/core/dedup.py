@@ -1,0 +1,91 @@
+"""Is this input already in the suite? Three stages: the same text, nearly the same text, the same question.
+
+Source: docs/methods.md, "Triage and golden set" (Broder 1997 for the resemblance of shingles).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from evalflow.core.text import normalise
+
+Stage = Literal["exact", "near", "embedding"]
+SHINGLE = 3
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """The known input that a text repeats, and how that was seen: Jaccard for ``near``, cosine distance for ``embedding``."""
+
+    name: str
+    stage: Stage
+    value: float
+
+
+class KnownInputs:
+    """The inputs of a suite, or of a queue in the making, by name; asked before one more is added."""
+
+    def __init__(self, near_duplicate: float, duplicate_distance: float) -> None:
+        """``near_duplicate``: Jaccard from which texts are the same; ``duplicate_distance``: cosine distance up to which."""
+        self.near_duplicate = near_duplicate
+        self.duplicate_distance = duplicate_distance
+        self.names: list[str] = []
+        self._vectors: list[np.ndarray] = []
+        self._matrix: np.ndarray | None = None
+        self._by_form: dict[str, str] = {}
+        self._shingles: list[frozenset[str]] = []
+
+    def add(self, name: str, text: str, vector: np.ndarray) -> None:
+        form = _form(text)
+        self.names.append(name)
+        self._vectors.append(vector)
+        self._matrix = None
+        self._by_form.setdefault(form, name)
+        self._shingles.append(_shingles(form))
+
+    def duplicate_of(self, text: str, vector: np.ndarray) -> Duplicate | None:
+        """The first stage that finds the text among the known inputs speaks; None where it is new."""
+        form = _form(text)
+        if form in self._by_form:
+            return Duplicate(self._by_form[form], "exact", 1.0)
+        own = _shingles(form)
+        jaccard = [self._resemblance(own, other) for other in self._shingles]
+        best = int(np.argmax(jaccard)) if jaccard else -1
+        if best >= 0 and jaccard[best] >= self.near_duplicate:
+            return Duplicate(self.names[best], "near", jaccard[best])
+        nearest, distance = self._nearest(vector)
+        if distance <= self.duplicate_distance:
+            return Duplicate(self.names[nearest], "embedding", distance)
+        return None
+
+    def distance(self, vector: np.ndarray) -> float:
+        """Cosine distance in [0, 2] to the nearest known input; infinite where none is known."""
+        return self._nearest(vector)[1]
+
+    def _nearest(self, vector: np.ndarray) -> tuple[int, float]:
+        if not self._vectors:
+            return -1, float("inf")
+        if self._matrix is None:
+            self._matrix = np.stack(self._vectors)
+        similarity = self._matrix @ vector
+        best = int(similarity.argmax())
+        return best, max(0.0, 1.0 - float(similarity[best]))
+
+    def _resemblance(self, own: frozenset[str], other: frozenset[str]) -> float:
+        smaller, larger = sorted((len(own), len(other)))
+        if not larger or smaller < self.near_duplicate * larger:
+            return 0.0  # sets of such different sizes cannot reach the threshold
+        shared = len(own & other)
+        return shared / (len(own) + len(other) - shared)
+
+
+def _form(text: str) -> str:
+    """The text without case and punctuation: what makes an exact duplicate for people."""
+    kept = (character if character.isalnum() else " " for character in normalise(text).casefold())
+    form = " ".join("".join(kept).split())
+    return form or normalise(text)  # a text of signs alone is itself
+
+
+def _shingles(form: str) -> frozenset[str]:
+    return frozenset(form[i : i + SHINGLE] for i in range(max(1, len(form) - SHINGLE + 1)))

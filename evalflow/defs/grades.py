@@ -1,0 +1,335 @@
+"""Station grades: verdicts on the sampled traces, and the week's pass rate, latency and cost they add up to.
+
+The signals grader speaks about every sampled trace and costs nothing; the LLM judge, when the settings name one, about a
+second draw from the sample. Nothing else waits for the judge: what it could not grade is left for the next run.
+Keep out: how a verdict is reached (``core/grading.py``) and how an endpoint is asked (``adapters/judge.py``).
+"""
+
+from collections.abc import Iterable
+from datetime import date
+from typing import Any, NamedTuple
+
+import dagster as dg
+import polars as pl
+
+from evalflow.adapters.home import Home
+from evalflow.adapters.judge import Judged, JudgeItem, LlmJudge, judge_version
+from evalflow.adapters.tables import (
+    BIN_ASSIGNMENTS,
+    JUDGE_GRADES,
+    QUALITY_METRICS,
+    STRATIFIED_SAMPLES,
+    TRACE_SIGNALS,
+)
+from evalflow.adapters.taxonomy import load_taxonomy
+from evalflow.core.calendar import sunday_of
+from evalflow.core.grading import (
+    LLM_GRADER,
+    SIGNALS_GRADER,
+    SIGNALS_VERSION,
+    grade_by_signals,
+    weighted_mean,
+    weighted_quantile,
+    weighted_rate,
+)
+from evalflow.core.sampling import random_numbers
+from evalflow.defs.partitions import WEEKS, Partitions
+from evalflow.defs.resources import HomeResource
+from evalflow.defs.station import FRESH_DAILY, FRESH_WEEKLY, OWNERS, SINGLE_RUN, Station, dates, parents, report
+from evalflow.errors import UnreachableError
+from evalflow.settings import Judge
+
+GROUP = "grades"
+LATENCY_QUANTILE = 0.95
+UNFINISHED = ""
+"""Stored in place of a fingerprint when verdicts are still missing: no input gives it, so the next run goes on."""
+
+
+def _grade_inputs(home: Home, day: date) -> Iterable[Any]:
+    judge = home.settings.judge
+    yield SIGNALS_VERSION
+    yield home.settings.sampling.uncertain_below
+    yield (
+        [judge_version(judge), judge.target_per_day, judge.max_answer_tokens, home.settings.sampling.salt]
+        if judge.model
+        else None
+    )
+    yield from parents(home, STRATIFIED_SAMPLES, [day])
+    yield from parents(home, TRACE_SIGNALS, [day])
+
+
+def _quality_inputs(home: Home, week: date) -> Iterable[Any]:
+    window = home.calendar.window(week)
+    yield from parents(home, BIN_ASSIGNMENTS, [week])
+    yield from parents(home, JUDGE_GRADES, window)
+    yield from parents(home, STRATIFIED_SAMPLES, window)
+
+
+GRADES = Station("judge_grades", JUDGE_GRADES, "day", "1", _grade_inputs)
+QUALITY = Station("quality_metrics", QUALITY_METRICS, "week", "1", _quality_inputs)
+
+
+class Draw(NamedTuple):
+    """The traces of one day that the judge is asked about, in the order of their numbers, and the chance of each."""
+
+    rows: pl.DataFrame
+    pi_grade: float
+
+
+def grade_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
+    @dg.asset(
+        group_name=GROUP,
+        owners=OWNERS,
+        kinds={"openai", "polars", "parquet"},
+        code_version=GRADES.version,
+        partitions_def=partitions.daily,
+        backfill_policy=SINGLE_RUN(),
+        freshness_policy=partitions.fresh(FRESH_DAILY),
+        deps=["stratified_samples", "trace_signals"],
+        description="A grader's verdict on a sampled trace: the signals grader on each of them, the LLM judge on a draw of "
+        "them when the settings name its model. A day that the judge could not finish is picked up by the next run.",
+    )
+    def judge_grades(context: dg.AssetExecutionContext, home: HomeResource) -> None:
+        workspace = home.open()
+        lake, days = workspace.lake, dates(context)
+        lake.require(STRATIFIED_SAMPLES, days)
+        lake.require(TRACE_SIGNALS, days)
+        made_from = {day: GRADES.made_from(workspace, day) for day in days}
+        draws = {day: draw_for_judge(workspace, day) for day in days} if workspace.settings.judge.model else {}
+        judged = _judge_together(workspace, draws)
+        for day in days:
+            rows, n_missing = _signals_rows(workspace, day), 0
+            if day in draws:
+                by_judge = _judge_rows(workspace.settings.judge, day, draws[day], judged)
+                rows, n_missing = pl.concat([rows, by_judge]), len(draws[day].rows) - len(by_judge)
+            lake.write(JUDGE_GRADES, day, rows, made_from=UNFINISHED if n_missing else made_from[day])
+            report(context, day, _grade_metadata(rows, workspace.settings.judge, judged, n_missing))
+        if judged.failure is not None:
+            raise UnreachableError(
+                f"{judged.failure} Every verdict that was obtained is kept, and `evalflow run` goes on from there."
+            )
+
+    @dg.asset(
+        group_name=GROUP,
+        owners=OWNERS,
+        kinds={"polars", "parquet"},
+        code_version=QUALITY.version,
+        partitions_def=partitions.weekly,
+        backfill_policy=SINGLE_RUN(),
+        freshness_policy=partitions.fresh(FRESH_WEEKLY),
+        deps=[
+            "bin_assignments",
+            dg.AssetDep("judge_grades", partition_mapping=WEEKS),
+            dg.AssetDep("stratified_samples", partition_mapping=WEEKS),
+        ],
+        description="A grader's pass rate over the week's window, for each bin and for all of them together (bin null), "
+        "weighted to traffic, with latency and cost. Raw: no grader's own error rates are corrected here.",
+    )
+    def quality_metrics(context: dg.AssetExecutionContext, home: HomeResource) -> None:
+        workspace = home.open()
+        for week in dates(context):
+            made_from = QUALITY.made_from(workspace, week)
+            rows = _quality_of_week(workspace, week)
+            workspace.lake.write(QUALITY_METRICS, week, rows, made_from=made_from)
+            report(context, week, _quality_metadata(rows))
+
+    return [judge_grades, quality_metrics]
+
+
+# -- grades of a day -------------------------------------------------------------------------------------------
+
+
+def draw_for_judge(home: Home, day: date) -> Draw:
+    """A second Poisson draw from the day's sample, by a salt of its own: pi_grade = min(1, target / sampled).
+
+    In the order of the numbers, so that what a cut-short run has judged of a day is a random part of it too.
+    """
+    sample = home.lake.read(
+        STRATIFIED_SAMPLES, [day], ["trace_id", "session_id", "text", "output", "inclusion_probability"]
+    )
+    pi_grade = min(1.0, home.settings.judge.target_per_day / len(sample)) if len(sample) else 1.0
+    number = pl.Series("number", random_numbers(f"{home.settings.sampling.salt}/judge", sample["trace_id"]), pl.Float64)
+    drawn = sample.with_columns(number).filter(pl.col("number") < pi_grade)
+    return Draw(drawn.sort("number", "trace_id"), pi_grade)
+
+
+def _judge_together(home: Home, draws: dict[date, Draw]) -> Judged:
+    """All days of the run against one cap."""
+    if not draws:
+        return Judged({}, 0.0, 0, 0, None)
+    items = [
+        JudgeItem(_item_id(day, row["trace_id"]), row["text"], row["output"])
+        for day, drawn in draws.items()
+        for row in drawn.rows.iter_rows(named=True)
+    ]
+    return LlmJudge(home.settings.judge, home.cache).judge(items)
+
+
+def _item_id(day: date, trace_id: str) -> str:
+    return f"{day}/{trace_id}"
+
+
+def _signals_rows(home: Home, day: date) -> pl.DataFrame:
+    sample = home.lake.read(STRATIFIED_SAMPLES, [day], ["trace_id", "inclusion_probability"])
+    signals = sample.join(
+        home.lake.read(TRACE_SIGNALS, [day]), on="trace_id", how="left", maintain_order="left", validate="1:1"
+    )
+    graded = grade_by_signals(signals, home.settings.sampling.uncertain_below)
+    return _completed(
+        graded.with_columns(
+            signals["session_id"],
+            signals["inclusion_probability"],
+            grader=pl.lit(SIGNALS_GRADER),
+            grader_version=pl.lit(SIGNALS_VERSION),
+            pi_grade=pl.lit(1.0),
+        )
+    )
+
+
+def _judge_rows(judge: Judge, day: date, drawn: Draw, judged: Judged) -> pl.DataFrame:
+    """The verdicts that were obtained, in the order of the trace ids."""
+    rows = [
+        {
+            "trace_id": row["trace_id"],
+            "session_id": row["session_id"],
+            "inclusion_probability": row["inclusion_probability"],
+            "verdict": verdict.verdict,
+            "reason": verdict.reason,
+            "input_tokens": verdict.input_tokens,
+            "output_tokens": verdict.output_tokens,
+            "cost_usd": verdict.cost_usd,
+        }
+        for row in drawn.rows.sort("trace_id").iter_rows(named=True)
+        if (verdict := judged.verdicts.get(_item_id(day, row["trace_id"]))) is not None
+    ]
+    frame = pl.DataFrame(rows, infer_schema_length=None) if rows else pl.DataFrame(schema=JUDGE_GRADES.schema)
+    return _completed(
+        frame.with_columns(
+            grader=pl.lit(LLM_GRADER),
+            grader_version=pl.lit(judge_version(judge)),
+            pi_grade=pl.lit(drawn.pi_grade),
+        )
+    )
+
+
+def _completed(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.select(
+        (pl.col(name) if name in rows.columns else pl.lit(None)).cast(dtype).alias(name)
+        for name, dtype in JUDGE_GRADES.schema.items()
+    )
+
+
+# -- quality of a week -----------------------------------------------------------------------------------------
+
+
+def _quality_of_week(home: Home, week: date) -> pl.DataFrame:
+    lake, window = home.lake, home.calendar.window(week)
+    lake.require(BIN_ASSIGNMENTS, [week])
+    lake.require(JUDGE_GRADES, [day for day in window if day < home.calendar.now])
+    production = (
+        lake.read(BIN_ASSIGNMENTS, [week])
+        .filter(pl.col("side") == "production")
+        .select("day", "bin", "weight", "weighting", "taxonomy_id", trace_id="item_id")
+    )
+    measured = lake.read(STRATIFIED_SAMPLES, window, ["trace_id", "latency_ms", "cost_usd"], with_key=True)
+    production = production.join(measured, on=["day", "trace_id"], how="left", maintain_order="left", validate="1:1")
+    grades = lake.read(
+        JUDGE_GRADES, window, ["trace_id", "grader", "grader_version", "verdict", "pi_grade"], with_key=True
+    )
+    graded = production.join(grades, on=["day", "trace_id"], how="inner", maintain_order="left")
+    bins: list[str | None] = [None, *sorted(production["bin"].unique())]
+    rows = [
+        {
+            "bin": name,
+            "grader": grader,
+            "grader_version": version,
+            **_quality_of(_within(production, name), _within(graded.filter(_by(grader, version)), name)),
+            "weighting": production["weighting"][0],
+            "taxonomy_id": production["taxonomy_id"][0],
+        }
+        for grader, version in sorted(graded.select("grader", "grader_version").unique().iter_rows())
+        for name in bins
+    ]
+    if not rows:
+        return pl.DataFrame(schema=QUALITY_METRICS.schema)
+    labels = load_taxonomy(lake, home.calendar.month_in_force(week)).bins
+    return pl.DataFrame(rows, infer_schema_length=None).with_columns(
+        pl.Series("label", [labels.get(row["bin"]) for row in rows], pl.String), as_of=pl.lit(sunday_of(week))
+    )
+
+
+def _by(grader: str, version: str) -> pl.Expr:
+    return (pl.col("grader") == grader) & (pl.col("grader_version") == version)
+
+
+def _within(rows: pl.DataFrame, name: str | None) -> pl.DataFrame:
+    return rows if name is None else rows.filter(pl.col("bin") == name)
+
+
+def _quality_of(production: pl.DataFrame, graded: pl.DataFrame) -> dict[str, Any]:
+    """Latency and cost over all sampled traces, the pass rate over those that the grader was asked about."""
+    rate = weighted_rate(graded["verdict"], graded["weight"] / graded["pi_grade"])
+    return {
+        "n_graded": rate.n_graded,
+        "n_unscored": rate.n_unscored,
+        "pass_rate": rate.pass_rate,
+        "latency_p95_ms": weighted_quantile(production["latency_ms"], production["weight"], LATENCY_QUANTILE),
+        "cost_per_trace_usd": weighted_mean(production["cost_usd"], production["weight"]),
+    }
+
+
+# -- metadata --------------------------------------------------------------------------------------------------
+
+
+def _grade_metadata(rows: pl.DataFrame, judge: Judge, judged: Judged, n_missing: int) -> dict[str, Any]:
+    counts = rows.group_by("grader", "verdict").len().sort("grader", "verdict")
+    lines = [f"| {grader} | {verdict} | {n} |" for grader, verdict, n in counts.iter_rows()]
+    metadata = {
+        "dagster/partition_row_count": len(rows),
+        "verdicts": dg.MetadataValue.md("\n".join(["| grader | verdict | traces |", "|---|---|---|", *lines])),
+    }
+    if judge.model is None:
+        return metadata
+    has_prices = judge.usd_per_million_input_tokens or judge.usd_per_million_output_tokens
+    return {
+        **metadata,
+        "judge": judge_version(judge),
+        "drawn but not judged yet": n_missing,
+        "paid by the run (usd)": judged.paid_usd,
+        "from the cache in the run": judged.n_cached,
+        "left by the cost cap in the run": judged.n_left,
+        "note": _note(judged, judge, bool(has_prices)),
+    }
+
+
+def _note(judged: Judged, judge: Judge, has_prices: bool) -> str | None:
+    if judged.n_left:
+        return (
+            f"judge.max_usd_per_run = {judge.max_usd_per_run:g} left {judged.n_left} traces unjudged; "
+            "run again, or raise it"
+        )
+    if not has_prices:
+        return "the judge's prices are not set, so that costs read 0 and judge.max_usd_per_run cannot hold"
+    return None
+
+
+def _quality_metadata(rows: pl.DataFrame) -> dict[str, Any]:
+    overall = rows.filter(pl.col("bin").is_null())
+    table = [
+        f"| {row['grader']} | {row['n_graded']} | {row['n_unscored']} | {_percent(row['pass_rate'])} |"
+        for row in overall.iter_rows(named=True)
+    ]
+    head = overall.row(0, named=True) if len(overall) else {}
+    return {
+        "dagster/partition_row_count": len(rows),
+        "p95 latency (ms)": head.get("latency_p95_ms"),
+        "cost per trace (usd)": head.get("cost_per_trace_usd"),
+        "pass rates, raw": dg.MetadataValue.md(
+            "\n".join(["| grader | graded | unscored | pass rate |", "|---|---|---|---|", *table])
+        ),
+        "reason": None if len(rows) else "no graded traces in the window",
+    }
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
