@@ -578,9 +578,10 @@ def test_doctor_has_one_line_each(home: Path) -> None:
     assert all(finding["ok"] for finding in document.values())
 
 
+GROUPS = {"golden": cli.golden.app, "triage": cli.flywheel.triage}
 COMMANDS = sorted(
-    [(name,) for name in typer.main.get_command(cli.app).commands if name != "golden"]  # type: ignore[attr-defined]  # it is a group
-    + [("golden", name) for name in typer.main.get_command(cli.golden_app).commands]  # type: ignore[attr-defined]
+    [(name,) for name in typer.main.get_command(cli.app).commands if name not in GROUPS]  # type: ignore[attr-defined]  # it is a group
+    + [(group, name) for group, own in GROUPS.items() for name in typer.main.get_command(own).commands]  # type: ignore[attr-defined]
 )
 
 
@@ -598,7 +599,7 @@ def test_every_help_has_an_example_that_is_a_command(command: tuple[str, ...]) -
     group.make_context(" ".join(command), words[len(command) :])  # raises when an option or argument is wrong
 
 
-@pytest.mark.parametrize("command", [(), ("golden",)])
+@pytest.mark.parametrize("command", [(), ("golden",), ("triage",)])
 def test_a_bare_command_prints_its_help(command: tuple[str, ...]) -> None:
     said = evalflow(*command)
     assert "Usage: evalflow" in said.out + said.err

@@ -4,7 +4,7 @@ Keep out: the decision itself (``core/gate.py``); nothing is written to the home
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import date
 from typing import Annotated, Any
 
@@ -27,7 +27,8 @@ from evalflow.cli.terminal import (
     shortened,
 )
 from evalflow.core.gate import Decision, GateVerdict, SuiteCase, Unqualified, decide
-from evalflow.errors import CannotTellError, EvalflowError, ExitCode
+from evalflow.defs.suite import SuiteInTraffic, suite_in_traffic
+from evalflow.errors import CannotTellError, ExitCode
 
 app = typer.Typer()
 SHOWN_CASES = 20
@@ -63,7 +64,7 @@ def gate(
         )
     settings = workspace.settings.gate
     wanted = settings.min_pass_rate if min_pass_rate is None else min_pass_rate
-    traffic = _traffic(workspace, cases, day)
+    traffic = suite_in_traffic(workspace, cases, day)
     verdict = decide(
         [SuiteCase(case.case_id, case.is_regression, traffic.bins.get(case.case_id)) for case in cases],
         read.outcomes,
@@ -95,40 +96,6 @@ def gate(
         raise typer.Exit(code)
 
 
-@dataclass(frozen=True)
-class _Traffic:
-    """What the suite stands for: shares and labels of the bins, the week that they are of, the bins of the cases."""
-
-    shares: dict[str, float] | Unqualified
-    labels: dict[str, str]
-    bins: dict[str, str]
-    source: dict[str, Any] | None
-
-
-def _traffic(workspace: Home, cases: Sequence[CaseVersion], day: date) -> _Traffic:
-    """Production shares of the newest closed week, and the suite placed among them; or why there are none."""
-    from evalflow.defs.coverage import measure_week
-    from evalflow.defs.suite import bins_in, newest_measured_week
-
-    try:
-        measured = measure_week(workspace, newest_measured_week(workspace, day))
-        bins = bins_in(workspace, measured.taxonomy, cases)
-    except EvalflowError as reason:  # whatever is missing, a failing regression must still block
-        return _Traffic(Unqualified(str(reason)), {}, {}, None)
-    return _Traffic(
-        {row.bin: row.production_share for row in measured.coverage.bins},
-        measured.taxonomy.bins,
-        bins,
-        {
-            "week": str(measured.week),
-            "provisional": measured.is_provisional,
-            "window": {"from": str(measured.window[0]), "to": str(measured.window[-1]), "days": len(measured.window)},
-            "taxonomy_id": measured.taxonomy.taxonomy_id,
-            "weighting": measured.coverage.weighting,
-        },
-    )
-
-
 def _left_out(workspace: Home, read: Results, cases: Sequence[CaseVersion]) -> list[dict[str, str]]:
     """The results of cases that are not in the suite, and why they are not."""
     extra = sorted(set(read.outcomes) - {case.case_id for case in cases})
@@ -143,7 +110,7 @@ def _left_out(workspace: Home, read: Results, cases: Sequence[CaseVersion]) -> l
     return found
 
 
-def _figures(verdict: GateVerdict, traffic: _Traffic) -> dict[str, Any]:
+def _figures(verdict: GateVerdict, traffic: SuiteInTraffic) -> dict[str, Any]:
     return {
         "reasons": list(verdict.reasons),
         "n_cases": verdict.n_cases,
@@ -174,7 +141,7 @@ def _figures(verdict: GateVerdict, traffic: _Traffic) -> dict[str, Any]:
 
 
 def _print(
-    verdict: GateVerdict, traffic: _Traffic, cases: Sequence[CaseVersion], day: date, min_pass_rate: float
+    verdict: GateVerdict, traffic: SuiteInTraffic, cases: Sequence[CaseVersion], day: date, min_pass_rate: float
 ) -> None:
     color = _COLORS[verdict.verdict]
     low, high = verdict.suite.interval
@@ -219,7 +186,7 @@ def _print_regressions(verdict: GateVerdict, inputs: dict[str, str]) -> None:
         out.print(f"{counted(len(failing) - SHOWN_CASES, 'more failing regression')}: --json shows all.")
 
 
-def _print_low_bins(verdict: GateVerdict, traffic: _Traffic, min_pass_rate: float) -> None:
+def _print_low_bins(verdict: GateVerdict, traffic: SuiteInTraffic, min_pass_rate: float) -> None:
     """The bins below the wanted rate, those first whose failures stand for the most traffic."""
     low = [row for row in verdict.bins if row.pass_rate is not None and row.pass_rate < min_pass_rate]
     if not low:

@@ -110,7 +110,8 @@ def golden_export(
     cases = workspace.ledger.as_of(day)
     if not cases:
         raise CannotTellError("The golden set is empty; import one with `evalflow golden import`.")
-    documents = _export_documents(workspace, cases, day)
+    bins, without_bins = _bins(workspace, cases, day)
+    documents = [_export_document(case, bins.get(case.case_id)) for case in cases]
     if target is not None:
         frozen = [document for document in documents if document["is_regression"]]
         beside = target.with_name(REGRESSIONS_FILE)
@@ -130,9 +131,11 @@ def golden_export(
         print_json(documents)
     else:
         sys.stdout.write(_as_lines(documents))
+    if without_bins:
+        err.print(f"[yellow]without bins:[/yellow] {escape(without_bins)}", soft_wrap=True)
 
 
-@app.command("retire", epilog="Example: evalflow golden retire parcel-1 parcel-2 --because 'the feature is gone'")
+@app.command("retire", epilog="Example: evalflow golden retire parcel-1 --because 'feature gone'")
 def golden_retire(
     case_id: Annotated[list[str], typer.Argument(help="The cases to take out of the suite, from today on.")],
     because: Annotated[str, typer.Option(help="Why; kept in the ledger with the cases.")],
@@ -175,26 +178,25 @@ def _case_document(case: CaseVersion) -> dict[str, Any]:
     return {name: getattr(case, name) for name in names}
 
 
-def _export_documents(workspace: Home, cases: Sequence[CaseVersion], day: date) -> list[dict[str, Any]]:
-    """One document per case, with its bin where there is a taxonomy to place it in."""
+def _export_document(case: CaseVersion, bin_: str | None) -> dict[str, Any]:
+    return {
+        **_case_document(case),
+        "bin": bin_,
+        "is_regression": case.is_regression,
+        "weight_parts": msgspec.to_builtins(case.weight_parts),
+        "provenance": msgspec.to_builtins(case.provenance),
+        "merged_trace_ids": case.merged_trace_ids,
+    }
+
+
+def _bins(workspace: Home, cases: Sequence[CaseVersion], day: date) -> tuple[dict[str, str], str]:
+    """The bin of each case, or none and why: a suite is whole without its bins."""
     from evalflow.defs.suite import bins_of_suite
 
     try:
-        bins = bins_of_suite(workspace, cases, day)
-    except EvalflowError as reason:  # a suite is whole without its bins
-        bins = {}
-        err.print(f"[yellow]without bins:[/yellow] {escape(str(reason))}", soft_wrap=True)
-    return [
-        {
-            **_case_document(case),
-            "bin": bins.get(case.case_id),
-            "is_regression": case.is_regression,
-            "weight_parts": msgspec.to_builtins(case.weight_parts),
-            "provenance": msgspec.to_builtins(case.provenance),
-            "merged_trace_ids": case.merged_trace_ids,
-        }
-        for case in cases
-    ]
+        return bins_of_suite(workspace, cases, day), ""
+    except EvalflowError as reason:
+        return {}, str(reason)
 
 
 def _as_lines(documents: Sequence[dict[str, Any]]) -> str:

@@ -65,7 +65,7 @@ def _quality_inputs(home: Home, week: date) -> Iterable[Any]:
     yield from parents(home, STRATIFIED_SAMPLES, window)
 
 
-GRADES = Station("judge_grades", JUDGE_GRADES, "day", "1", _grade_inputs)
+GRADES = Station("judge_grades", JUDGE_GRADES, "day", "1", _grade_inputs, may_be_unfinished=True)
 QUALITY = Station("quality_metrics", QUALITY_METRICS, "week", "1", _quality_inputs)
 
 

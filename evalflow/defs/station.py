@@ -27,7 +27,8 @@ FRESH_MONTHLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=63), w
 class Station:
     """How one asset's partitions are named, stored and found out of date.
 
-    ``version`` is the asset's code version: raise it when the same inputs give other rows.
+    ``version`` is the asset's code version: raise it when the same inputs give other rows. ``may_be_unfinished``: a run
+    may leave partitions for the next one to go on with, as a judge does that has spent what it may.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Station:
     unit: Literal["day", "week", "month"]
     version: str
     inputs: Callable[[Home, date], Iterable[Any]]
+    may_be_unfinished: bool = False
 
     def keys(self, calendar: TrafficCalendar) -> list[date]:
         return {"day": calendar.days, "week": calendar.weeks, "month": calendar.months}[self.unit]()

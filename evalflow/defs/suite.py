@@ -4,7 +4,9 @@ Keep out: the suite as of a past week, which ``bin_assignments`` holds.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import polars as pl
 
@@ -13,8 +15,41 @@ from evalflow.adapters.ledger import CaseVersion
 from evalflow.adapters.tables import BIN_ASSIGNMENTS
 from evalflow.adapters.taxonomy import Taxonomy, load_taxonomy
 from evalflow.core.calendar import monday_of
+from evalflow.core.gate import Unqualified
 from evalflow.defs.clusters import place_golden
-from evalflow.errors import CannotTellError
+from evalflow.defs.coverage import measure_week
+from evalflow.errors import CannotTellError, EvalflowError
+
+
+@dataclass(frozen=True)
+class SuiteInTraffic:
+    """What the suite stands for: shares and labels of the bins, the week that they are of, the bins of the cases."""
+
+    shares: dict[str, float] | Unqualified
+    labels: dict[str, str]
+    bins: dict[str, str]
+    source: dict[str, Any] | None
+
+
+def suite_in_traffic(home: Home, cases: Sequence[CaseVersion], day: date) -> SuiteInTraffic:
+    """Production shares of the newest closed week up to ``day``, and the cases placed among them; or why there are none."""
+    try:
+        measured = measure_week(home, newest_measured_week(home, day))
+        bins = bins_in(home, measured.taxonomy, cases)
+    except EvalflowError as reason:  # whatever is missing, a failing regression must still block
+        return SuiteInTraffic(Unqualified(str(reason)), {}, {}, None)
+    return SuiteInTraffic(
+        {row.bin: row.production_share for row in measured.coverage.bins},
+        measured.taxonomy.bins,
+        bins,
+        {
+            "week": str(measured.week),
+            "provisional": measured.is_provisional,
+            "window": {"from": str(measured.window[0]), "to": str(measured.window[-1]), "days": len(measured.window)},
+            "taxonomy_id": measured.taxonomy.taxonomy_id,
+            "weighting": measured.coverage.weighting,
+        },
+    )
 
 
 def newest_measured_week(home: Home, until: date) -> date:

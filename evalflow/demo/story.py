@@ -4,7 +4,6 @@ Belongs here: preparing a home for the demo, walking the stations over it, the w
 figures of its own; every number is read from the home as `evalflow coverage` reads it.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -19,10 +18,20 @@ from evalflow.adapters.home import Home, open_home, write_setting
 from evalflow.adapters.tables import RAW_TRACES
 from evalflow.core.calendar import sunday_of
 from evalflow.demo.corpus import IN_CHECKOUT, is_checkout, load_corpus
-from evalflow.demo.world import FIRST_DAY, LAST_DAY, LAUNCH_DAY, SEED, World, differing_files, generate, write
+from evalflow.demo.turn import GateRun, Turn, turn_flywheel
+from evalflow.demo.world import (
+    FIRST_DAY,
+    LAST_DAY,
+    LAUNCH_DAY,
+    SEED,
+    OnRange,
+    World,
+    differing_files,
+    generate,
+    write,
+)
 from evalflow.errors import UsageError
 
-OnRange = Callable[[str, date, date, int, int], None]
 GOLDEN_FILE = "golden.jsonl"
 TRUTH_FILE = "truth.jsonl.gz"
 BAR_PER_JSD = 48
@@ -48,6 +57,7 @@ class Story:
     threshold: float
     planted: Planted
     weeks: list[dict[str, Any]]
+    turn: Turn | None
     computed: dict[str, int]
 
     @property
@@ -79,6 +89,7 @@ class Story:
             ],
             "crossed_on": self.crossed_on,
             "alarms": [{"week": week["week"], **alarm} for week in self.weeks for alarm in week["alarms"]],
+            "flywheel": self.turn.document() if self.turn else None,
         }
 
     def tell(self, console: Console) -> None:
@@ -103,18 +114,29 @@ class Story:
             f"no case is; the assistant failed {self.planted.failure_rate_before:.0%} of the time before the "
             f"launch and {self.planted.failure_rate_after:.0%} since, and no score of the suite can show it.[/dim]\n"
         )
-        home = escape(str(self.home))
-        console.print(f"The demo's home is {home}", soft_wrap=True)
-        console.print("Where to look next:")
-        console.print(f"  evalflow ui --home {home}", soft_wrap=True)
-        console.print("    then open http://127.0.0.1:3000/assets/coverage_metrics: heatmap and bins, week by week")
-        console.print(f"  evalflow coverage --home {home} --as-of {last['as_of']}", soft_wrap=True)
+        if self.turn:
+            _tell_flywheel(console, self.turn)
+        self._tell_where_next(console)
         total = sum(self.computed.values())
         console.print(
             f"[dim]{total} partitions were computed.[/dim]"
             if total
             else "[dim]Everything was up to date; nothing was computed.[/dim]"
         )
+
+    def _tell_where_next(self, console: Console) -> None:
+        home, last = escape(str(self.home)), self.weeks[-1]
+        console.print(f"The demo's home is {home}", soft_wrap=True)
+        console.print("Where to look next:")
+        console.print(f"  evalflow ui --home {home}", soft_wrap=True)
+        console.print("    http://127.0.0.1:3000/assets/coverage_metrics  heatmap and bins, week by week")
+        console.print("    http://127.0.0.1:3000/assets/triage_queue      what people were asked to look at, and why")
+        console.print("    http://127.0.0.1:3000/assets/golden_set        what was promoted; Automation: the sensors")
+        console.print(f"  evalflow coverage --home {home} --as-of {last['as_of']}", soft_wrap=True)
+        if self.turn:
+            console.print(f"  evalflow triage list --all --home {home}", soft_wrap=True)
+            bad = next(run for run in self.turn.gates if run.verdict.verdict == "fail")
+            console.print(f"  evalflow gate {escape(str(bad.results))} --home {home}", soft_wrap=True)
 
     def _tell_turn(self, console: Console) -> None:
         last = self.weeks[-1]
@@ -148,11 +170,12 @@ def play(home: Path | None, on_range: OnRange) -> Story:
     Raises:
         UsageError: the home holds traffic that is not the demo's.
     """
-    from evalflow.definitions import STATIONS
+    from evalflow.definitions import GRADING, STATIONS
     from evalflow.runner import import_golden, instance_of, land_files, marts_are_stale, run_marts, walk
 
     workspace = _prepared(home)
-    world = generate(SEED, load_corpus())
+    corpus = load_corpus()
+    world = generate(SEED, corpus)
     _refuse_another_world(workspace, world)
     files = write(world, _source(workspace.path))
     with instance_of(workspace) as instance:
@@ -160,12 +183,13 @@ def play(home: Path | None, on_range: OnRange) -> Story:
         land_files(workspace, instance, [str(path) for path in files if path.name not in (GOLDEN_FILE, TRUTH_FILE)])
         on_range("trace_files", FIRST_DAY, LAST_DAY, 1, 1)
         import_golden(workspace, instance, str(_source(workspace.path) / GOLDEN_FILE))
-        walked = walk(workspace, instance, FIRST_DAY, LAST_DAY, STATIONS, on_range)
+        walked = walk(workspace, instance, FIRST_DAY, LAST_DAY, (*STATIONS, *GRADING), on_range)
+        turn = turn_flywheel(workspace, instance, world, corpus, _source(workspace.path), on_range)
         if marts_are_stale(workspace):
             on_range("marts", FIRST_DAY, LAST_DAY, 0, 1)
             run_marts(workspace, instance)
             on_range("marts", FIRST_DAY, LAST_DAY, 1, 1)
-    return _read_back(workspace, world, walked.computed)
+    return _read_back(workspace, world, turn, walked.computed)
 
 
 def default_home() -> Path:
@@ -201,7 +225,7 @@ def _refuse_another_world(workspace: Home, world: World) -> None:
         )
 
 
-def _read_back(workspace: Home, world: World, computed: dict[str, int]) -> Story:
+def _read_back(workspace: Home, world: World, turn: Turn | None, computed: dict[str, int]) -> Story:
     from evalflow.defs.coverage import measure_week
 
     weeks = [measure_week(workspace, week).document() for week in workspace.calendar.weeks()]
@@ -211,6 +235,7 @@ def _read_back(workspace: Home, world: World, computed: dict[str, int]) -> Story
         threshold=workspace.settings.coverage.jsd_threshold,
         planted=_planted(world, weeks[-1]["window"]["from"]),
         weeks=weeks,
+        turn=turn,
         computed=computed,
     )
 
@@ -263,6 +288,54 @@ def _causes(week: dict[str, Any]) -> Table:
             else "over-tested",
         )
     return table
+
+
+def _tell_flywheel(console: Console, turn: Turn) -> None:
+    """What the loop does about it: breach, labels, answers, promotion, and what the gate then says."""
+    n_failures, n_right = turn.verdicts.get("real_failure", 0), turn.verdicts.get("not_a_failure", 0)
+    console.print(
+        f"[bold]The flywheel turns.[/bold] The sensor `refresh_on_breach` fires for the week of {turn.week}: {escape(turn.reason)}.",
+        soft_wrap=True,
+    )
+    console.print(
+        f"Its refresh asks for {turn.budget} labels where each lowers JSD most. A scripted reviewer, marked as such in every case's "
+        f"provenance, answers {turn.n_queued}: {n_failures} were real failures, {n_right} were fine. Promotion makes {turn.n_promoted} of "
+        f"them golden cases, {turn.n_regressions} of these frozen regressions (the others repeat a case or were no failure after all), and JSD of the same four weeks falls from "
+        f"[bold]{turn.jsd_before:.2f}[/bold] to [bold]{turn.jsd_after:.2f}[/bold] (the plan predicted {turn.jsd_predicted:.2f}). "
+        "Published weeks stay as they were: the new cases count from "
+        + _spoken(date.fromisoformat(turn.effective_on))
+        + ".\n",
+        soft_wrap=True,
+    )
+    console.print("May the release ship? What the gate says:")
+    console.print(_gates(turn.gates))
+    console.print()
+
+
+def _gates(runs: list[GateRun]) -> Table:
+    table = Table("release", "suite", "pass rate", "traffic tested", "gate", "", box=None, pad_edge=False)
+    colors = {"pass": "green", "fail": "red", "cannot tell": "yellow"}
+    for run in runs:
+        rate, covered = run.verdict.pass_rate, run.verdict.covered_share
+        table.add_row(
+            run.release + (" (in production)" if run is runs[0] else ""),
+            f"{run.n_cases} cases of {_spoken(date.fromisoformat(run.as_of))}",
+            "none" if rate is None else f"{rate:.0%}",
+            "none" if covered is None else f"{covered:.0%}",
+            Text(run.verdict.verdict, style=colors[run.verdict.verdict]),
+            _short_reason(run),
+        )
+    return table
+
+
+def _short_reason(run: GateRun) -> str:
+    n_failing = len(run.verdict.failing_regressions)
+    if n_failing:
+        return f"{n_failing} frozen regressions fail"
+    if run.verdict.verdict == "pass":
+        return ""
+    is_narrow = run.verdict.covered_share is not None and run.verdict.covered_share < 0.5
+    return "most traffic is untested" if is_narrow else run.verdict.reasons[0]
 
 
 def _figure(value: float | None) -> str:

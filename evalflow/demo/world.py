@@ -9,7 +9,7 @@ import gzip
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -49,6 +49,8 @@ N_USERS = 2400
 GZIP_MAGIC = b"\x1f\x8b"
 
 Row = dict[str, Any]
+OnRange = Callable[[str, date, date, int, int], None]
+"""Progress, as `runner.walk` reports it."""
 
 
 @dataclass(frozen=True)
