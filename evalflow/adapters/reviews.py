@@ -34,7 +34,8 @@ class Reviews:
     def add(self, reviews: Iterable[Review], source: str, recorded_at: datetime) -> ReviewsAdded:
         """Append the answers that say something new; one without a time of its own gets that of recording."""
         with self.journal.exclusive():
-            known = {review.answer for review in self.all()}
+            held = self.all()
+            known = {review.answer for review in held}
             added: list[Review] = []
             unchanged = 0
             for review in reviews:
@@ -42,17 +43,17 @@ class Reviews:
                     unchanged += 1
                     continue
                 known.add(review.answer)
-                if review.reviewed_at is None:
-                    review = msgspec.structs.replace(review, reviewed_at=recorded_at)
-                added.append(review)
+                # Numbered, because a closed home's clock stands still and a correction must come after what it corrects.
+                number, at = len(held) + len(added) + 1, review.reviewed_at or recorded_at
+                added.append(msgspec.structs.replace(review, number=number, reviewed_at=at))
             self.journal.append("reviews", [msgspec.json.encode(review) for review in added], source, recorded_at)
             return ReviewsAdded(added, unchanged)
 
     def all(self) -> list[Review]:
         """Every answer in the order in which they were recorded."""
         decoder = msgspec.json.Decoder(Review)
-        files = sorted(self.journal.files(), key=lambda file: (file.recorded_at, file.name))
-        return [decoder.decode(line) for file in files for line in file.lines]
+        reviews = [decoder.decode(line) for file in self.journal.files() for line in file.lines]
+        return sorted(reviews, key=lambda review: review.number)
 
     def publish(self, lake: Lake) -> None:
         """Bring the lake's table ``reviews`` up to date."""

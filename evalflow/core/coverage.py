@@ -237,7 +237,7 @@ def _with_blind_spots(table: pl.DataFrame, m_eff: EffectiveTraces) -> pl.DataFra
     """The bins with the lower bound of their share and whether the suite is blind there."""
     share, cases = table["production_share"].to_numpy(), table["golden_cases"].to_numpy()
     n = int(cases.sum())
-    low = np.array([wilson(p * m, m).low if p > 0 else 0.0 for p, m in zip(share, m_eff.by_bin, strict=True)])
+    low = np.array([wilson(min(p, 1.0) * m, m).low if p > 0 else 0.0 for p, m in zip(share, m_eff.by_bin, strict=True)])
     adjusted = too_few_p(cases, share, m_eff.overall)
     is_short = (low >= BLIND_SPOT_SHARE) & (cases < UNDER_TESTED * share * n) & (adjusted <= BLIND_SPOT_P)
     is_empty = (low >= EMPTY_BIN_SHARE) & (cases == 0) & (n >= EMPTY_BIN_CASES)

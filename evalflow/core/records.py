@@ -129,11 +129,12 @@ class GoldenCase(msgspec.Struct, kw_only=True):
 
 
 class Review(msgspec.Struct, kw_only=True, frozen=True):
-    """One person's answer about one queued trace."""
+    """One person's answer about one queued trace. ``number``: its place in the order of recording, given there."""
 
     trace_id: Identifier
     verdict: Verdict
     reviewer: Identifier
+    number: int = 0
     expected_output: str | None = None
     severity: Severity | None = None
     duplicate_of: Identifier | None = None
@@ -178,7 +179,7 @@ _SIGNAL_FIELDS = frozenset(Signals.__struct_fields__)
 _TOOL_CALL_FIELDS = frozenset(ToolCall.__struct_fields__)
 _LEDGER_FIELDS = frozenset({"version", "effective_on", "bin"})
 """What `evalflow golden export` adds to a case and the ledger gives anew on import."""
-_REVIEW_FIELDS = frozenset(Review.__struct_fields__)
+_REVIEW_FIELDS = frozenset(Review.__struct_fields__) - {"number"}
 _CASE_FIELDS = frozenset(GoldenCase.__struct_fields__) | _LEDGER_FIELDS
 _ONLY_IN_TRACES = (
     _TRACE_FIELDS - frozenset(FeedbackEvent.__struct_fields__) - {"session_id", "user_id", "metadata", "tags"}

@@ -100,7 +100,8 @@ def schedules(home: Home) -> list[dg.ScheduleDefinition]:
         if week < monday_of(home.calendar.start):
             return dg.SkipReason(f"The week of {week} lies before traffic_start {home.calendar.start}.")
         return _closed(home, today) or dg.RunRequest(
-            run_key=f"quarterly:{today}", partition_key=str(week), tags={REASON: f"quarterly refresh of {today}"}
+            run_key=f"quarterly:{today}",
+            tags={**range_tags(week, week), REASON: f"quarterly refresh of {today}"},
         )
 
     return [daily_traffic, monthly_taxonomy, weekly_coverage, quarterly_refresh]
