@@ -31,7 +31,7 @@ from ui_backfill import UserInterface
 
 from evalflow.adapters.home import Home, open_home
 from evalflow.adapters.tables import COVERAGE_METRICS
-from evalflow.defs.automation import REASON
+from evalflow.defs.automation import RANGE_END, RANGE_START, REASON
 from evalflow.defs.plan import newest_closed_week
 from evalflow.defs.queue import queued_items
 
@@ -49,6 +49,7 @@ query Sensor($selector: SensorSelector!) {
 }
 """
 RUNS = "query { runsOrError { ... on Runs { results { runId jobName status tags { key value } } } } }"
+SHOWN_TAGS = ("dagster/sensor_name", "dagster/run_key", "dagster/partition", RANGE_START, RANGE_END)
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 LIMIT_S = 600.0
 PHASES = ("a fresh instance", "all earlier weeks backfilled", "the daemon killed, the UI started again")
@@ -171,16 +172,17 @@ class Evidence:
         run = next(each for each in ui.refreshes() if each["runId"] == run["runId"])
         tags = run["tags"]
         print(f"refresh run {run['runId'][:8]}: {run['status']}")
-        for name in ("dagster/sensor_name", "dagster/run_key", "dagster/partition", REASON, "evalflow/jsd"):
-            print(f"  {name}: {tags.get(name)}")
-        print(f"  evalflow/blind_spots: {tags.get('evalflow/blind_spots')}")
+        for name, value in sorted(tags.items()):
+            if name.startswith("evalflow/") or name in SHOWN_TAGS:
+                print(f"  {name}: {value}")
         items = queued_items(self.home)
         sources = Counter(item.row["source"] for item in items)
         print(
             f"  {len(items)} traces queued, all of the week of {self.week}: {', '.join(f'{n} {s}' for s, n in sorted(sources.items()))}"
         )
         self._expect(run["status"] == "SUCCESS", f"the refresh ended as {run['status']}")
-        self._expect(tags.get("dagster/partition") == str(self.week), "the refresh is of another week")
+        weeks = {tags[name] for name in ("dagster/partition", RANGE_START, RANGE_END) if name in tags}
+        self._expect(weeks == {str(self.week)}, f"the refresh is of {weeks or 'no week'}")
         self._expect(tags.get("dagster/run_key") == f"refresh:{self.week}", "the refresh has another run key")
         self._expect(bool(tags.get(REASON)), "the refresh does not say why")
         self._expect(bool(items) and {item.week for item in items} == {self.week}, "the queue is not the week's")

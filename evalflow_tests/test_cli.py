@@ -24,6 +24,7 @@ from evalflow import cli
 from evalflow.adapters.embedder import PACKAGED
 from evalflow.adapters.home import open_home, write_setting
 from evalflow.adapters.tables import BIN_ASSIGNMENTS, RAW_TRACES, TRACE_FILES
+from evalflow.definitions import GRADING, STATIONS
 from evalflow.runner import instance_of, walk
 
 MONDAY, END = date(2026, 6, 1), date(2026, 6, 3)
@@ -137,7 +138,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, new_home: Path) -> Story:
     said["coverage before run"] = evalflow("coverage", home=home)
     if importlib.util.find_spec(PACKAGED["all-MiniLM-L6-v2"][0]) is not None:
         with instance_of(open_home(home)) as instance:  # the first run, without the marts, which take the longest
-            walk(open_home(home), instance, MONDAY, END)
+            walk(open_home(home), instance, MONDAY, END, (*STATIONS, *GRADING))
         said["coverage without a suite"] = evalflow("coverage", home=home)
         said["coverage without a suite, as JSON"] = evalflow("coverage", "--json", home=home)
         said["golden import"] = evalflow("golden", "import", suite, home=home)
@@ -179,9 +180,16 @@ def test_coverage_before_the_run_says_to_run(story: Story) -> None:
 def test_run_computes_what_has_changed_and_says_how_much(story: Story) -> None:
     said = story.said["run"]
     assert said.code == 0
-    # A new suite changes where cases fall and the week's coverage, and nothing before that.
+    # A new suite changes where cases fall, and so what is made from that; nothing before it.
     daily = {"raw_traces": 0, "feedback": 0, "trace_signals": 0, "stratified_samples": 0, "embeddings": 0}
-    assert said.document["computed"] == {**daily, "clusters": 0, "bin_assignments": 1, "coverage_metrics": 1}
+    assert said.document["computed"] == {
+        **daily,
+        "clusters": 0,
+        "bin_assignments": 1,
+        "coverage_metrics": 1,
+        "judge_grades": 0,
+        "quality_metrics": 1,
+    }
     assert said.document["coverage"] == story.said["coverage as JSON"].document
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from evalflow.adapters.home import write_setting
+from evalflow.adapters.home import open_home, write_setting
 from evalflow.adapters.scrubber import Scrubber
 from evalflow.core.calendar import WINDOW_WEEKS
 from evalflow.core.records import FeedbackEvent, GoldenCase, Limits, Trace, parse_golden_case, parse_record
@@ -271,7 +271,7 @@ def test_crossed_on_is_the_sunday_from_which_jsd_stayed_above(
 ) -> None:
     sundays = ("2026-03-08", "2026-03-15", "2026-03-22")
     weeks = [week_document("2026-03-02", sunday, jsd) for sunday, jsd in zip(sundays, series, strict=True)]
-    assert Story(Path("home"), 1, 0.25, Planted(0.0, 0.0, 0.0), weeks, {}).crossed_on == crossed_on
+    assert Story(Path("home"), 1, 0.25, Planted(0.0, 0.0, 0.0), weeks, None, {}).crossed_on == crossed_on
 
 
 def test_a_home_with_other_traffic_is_refused(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def told(story: Story) -> str:
 def test_the_suite_drifts_out_of_date_and_playing_again_computes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The mission in one test: traffic walks away, JSD rises above .25, and the story says where and why."""
+    """Traffic walks away, JSD rises above .25; a refresh brings it down; the gate tells the good release from the bad."""
     stations: list[str] = []
     on_range: Callable[..., None] = lambda name, *_: stations.append(name)  # noqa: E731 - a recorder
     story = play(tmp_path / "home", on_range)
@@ -314,8 +314,22 @@ def test_the_suite_drifts_out_of_date_and_playing_again_computes_nothing(
     assert stations[0] == "trace_files"
     assert stations[-1] == "marts"
 
+    flywheel = document["flywheel"]
+    assert flywheel["week"] == "2026-05-04"
+    assert flywheel["reason"].startswith("JSD ")
+    assert flywheel["queued"] == flywheel["budget"]
+    assert flywheel["answers"]["real_failure"] > 0
+    assert flywheel["promoted"] > 0.8 * flywheel["queued"]
+    assert flywheel["jsd_after"] < 0.1 < 0.25 < flywheel["jsd_before"]
+    assert flywheel["jsd_predicted"] == pytest.approx(flywheel["jsd_after"], abs=0.05)
+    assert [gate["verdict"] for gate in flywheel["gates"]] == ["cannot tell", "fail", "pass"]
+    assert flywheel["gates"][1]["failing_regressions"] > 0
+    promoted = [case for case in open_home(tmp_path / "home").ledger.as_of(date(2026, 5, 11)) if case.provenance]
+    assert {case.provenance.reviewer_kind for case in promoted if case.provenance} == {"script"}
+
     page = told(story)
     assert "/assets/coverage_metrics" in page
+    assert "refresh_on_breach" in page
     assert f"evalflow ui --home {tmp_path / 'home'}" in page.replace("\n", " ")
 
     again = play(tmp_path / "home", lambda *_: None)

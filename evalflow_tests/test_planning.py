@@ -225,6 +225,13 @@ def test_the_light_quota_takes_the_largest_covered_bins() -> None:
     assert ["kept fresh" in quota.reason for quota in plan.quotas] == [False, True, True, False]
 
 
+def test_a_bin_with_a_floor_takes_nothing_of_the_light_quota() -> None:
+    """The pool is the largest covered bin and has its two labels already: the one light label goes to the next."""
+    bins = [BinState(EDGE_CASES, 0.5, 5, False), BinState("large", 0.3, 3, False), BinState("small", 0.2, 2, False)]
+    plan = plan_refresh(bins, 10, DEFAULTS)
+    assert ["kept fresh" in quota.reason for quota in plan.quotas] == [False, True, False]
+
+
 # -- a cold start, and nothing to plan for --------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ Belongs here: storing answers and reading them back. Keep out: what follows from
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +36,20 @@ class Reviews:
         with self.journal.exclusive():
             held = self.all()
             known = {review.answer for review in held}
+            last = {(r.trace_id, r.reviewer): r for r in sorted(held, key=_time)}
             added: list[Review] = []
             unchanged = 0
             for review in reviews:
-                if review.answer in known:
+                before = last.get((review.trace_id, review.reviewer))
+                if review.answer in known and not _changes_back(review, before):
                     unchanged += 1
                     continue
                 known.add(review.answer)
                 # Numbered, because a closed home's clock stands still and a correction must come after what it corrects.
                 number, at = len(held) + len(added) + 1, review.reviewed_at or recorded_at
                 added.append(msgspec.structs.replace(review, number=number, reviewed_at=at))
+                if before is None or at >= _time(before):
+                    last[review.trace_id, review.reviewer] = added[-1]
             self.journal.append("reviews", [msgspec.json.encode(review) for review in added], source, recorded_at)
             return ReviewsAdded(added, unchanged)
 
@@ -58,6 +62,15 @@ class Reviews:
     def publish(self, lake: Lake) -> None:
         """Bring the lake's table ``reviews`` up to date."""
         self.journal.publish(lake, REVIEWS, _row)
+
+
+def _time(review: Review) -> datetime:
+    return review.reviewed_at or datetime.min.replace(tzinfo=UTC)
+
+
+def _changes_back(review: Review, before: Review | None) -> bool:
+    """Whether a known answer is said again, at a later time of its own, after the same person had said another."""
+    return bool(before and review.reviewed_at and review.reviewed_at > _time(before) and review.answer != before.answer)
 
 
 def _row(line: bytes, recorded_at: str) -> dict[str, Any]:

@@ -29,6 +29,8 @@ UNDER_TESTED = 0.5
 """A blind spot has fewer cases than this part of its due."""
 EMPTY_BIN_SHARE, EMPTY_BIN_CASES = 0.05, 100
 """A bin of this share without a single case is blind in any suite of so many cases."""
+ROUNDING = 1e-24
+"""A variance below this is rounding: weights are exact to 1e-16 of a mass of one."""
 BANDS: tuple[tuple[float, Band], ...] = ((0.1, "close"), (0.25, "watch"), (0.5, "meaningful"), (1.0, "severe"))
 """Upper edges: below .1 close, to .25 watch, to .5 meaningful, above severe."""
 
@@ -226,11 +228,11 @@ def effective_traces(production: pl.DataFrame, bins: pl.Series) -> EffectiveTrac
     n = len(sessions)
     residual = mass - mass.sum(axis=1, keepdims=True) * share
     variance = (residual**2).sum(axis=0) * (n / (n - 1) if n > 1 else 1.0)
-    spread = share * (1 - share)
-    has_spread = variance.sum() > 0
+    variance[variance < ROUNDING] = 0.0  # shares that do not vary between sessions, but for their last bits
+    spread = np.maximum(share * (1 - share), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         by_bin = np.where(variance > 0, spread / variance, float(n))
-    return EffectiveTraces(float(spread.sum() / variance.sum()) if has_spread else float(n), by_bin)
+    return EffectiveTraces(float(spread.sum() / variance.sum()) if variance.sum() > 0 else float(n), by_bin)
 
 
 def _with_blind_spots(table: pl.DataFrame, m_eff: EffectiveTraces) -> pl.DataFrame:

@@ -3,6 +3,7 @@
 Source: docs/methods.md, "Triage and golden set" (Broder 1997 for the resemblance of shingles).
 """
 
+import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,9 +83,15 @@ class KnownInputs:
 
 def _form(text: str) -> str:
     """The text without case and punctuation: what makes an exact duplicate for people."""
-    kept = (character if character.isalnum() else " " for character in normalise(text).casefold())
+    kept = (character if _is_kept(character) else " " for character in normalise(text).casefold())
     form = " ".join("".join(kept).split())
     return form or normalise(text)  # a text of signs alone is itself
+
+
+def _is_kept(character: str) -> bool:
+    """Letters, digits, the marks that belong to them (vowel signs, tones), and signs that mean something: + < $ and emoji."""
+    category = unicodedata.category(character)
+    return category[0] in "LNM" or category in ("Sc", "Sm", "So")
 
 
 def _shingles(form: str) -> frozenset[str]:

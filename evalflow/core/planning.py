@@ -86,7 +86,7 @@ def plan_refresh(bins: Sequence[BinState], budget: int, floors: Floors) -> Plan:
             labels[i] += given
             left -= given
             reasons[i].append(f"{'blind spot' if row.is_blind_spot else 'pool of small bins'}: {given}")
-    light = _light_quota(share, cases, labels, min(left, int(floors.covered_share * budget)))
+    light = _light_quota(share, cases, labels, min(left, whole_part(floors.covered_share, budget)))
     for i in np.flatnonzero(light):
         labels[i] += light[i]
         reasons[i].append(f"kept fresh: {light[i]}")
@@ -107,6 +107,11 @@ def plan_refresh(bins: Sequence[BinState], budget: int, floors: Floors) -> Plan:
         for i, row in enumerate(bins)
     )
     return Plan(quotas, before, jsd(share, counts) if counts.sum() else None)
+
+
+def whole_part(share: float, budget: int) -> int:
+    """So many whole labels of the budget; .29 of 100 is 29, whatever its last bit says."""
+    return int(share * budget + 1e-9)
 
 
 def yields(labels: Mapping[str, int], cases: Mapping[str, int], bins: Sequence[str]) -> dict[str, float]:

@@ -237,9 +237,9 @@ def parse_review(row: Any, max_text_bytes: int) -> Review | Unusable | None:
     """
     if not isinstance(row, dict):
         return Unusable(f"a line must be a JSON object, this is a {type(row).__name__}")
-    if row.get("verdict") in (None, ""):
+    known = {key: value for key, value in row.items() if key in _REVIEW_FIELDS and not _is_blank(value)}
+    if "verdict" not in known:
         return None
-    known = {key: value for key, value in row.items() if key in _REVIEW_FIELDS and value is not None and value != ""}
     for name in ("verdict", "severity"):
         if isinstance(known.get(name), str):
             known[name] = known[name].strip().lower().replace(" ", "_").replace("-", "_")
@@ -247,8 +247,12 @@ def parse_review(row: Any, max_text_bytes: int) -> Review | Unusable | None:
         return Unusable(f"verdict {row['verdict']!r} is none of {', '.join(get_args(Verdict))}")
     try:
         review = msgspec.convert(known, Review)
+        if review.reviewed_at is not None:
+            review = msgspec.structs.replace(review, reviewed_at=review.reviewed_at.astimezone(UTC))
     except msgspec.ValidationError as error:
         return Unusable(_reason(error))
+    except (ValueError, OverflowError) as error:
+        return Unusable(f"a value cannot be read: {error}")
     return _unusable_text(review, max_text_bytes) or review
 
 
@@ -260,6 +264,10 @@ def _with_whole_counts(row: dict[str, Any]) -> dict[str, Any]:
         whole_signals = {name: int(signals[name]) for name in _SIGNAL_COUNTS if _is_whole(signals.get(name))}
         whole |= {"signals": signals | whole_signals} if whole_signals else {}
     return row | whole if whole else row
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _is_whole(value: Any) -> bool:

@@ -51,7 +51,10 @@ def decide(trace_id: str, source: str, output: str | None, reviews: Sequence[Rev
         output: production's own answer, scrubbed.
         reviews: every answer about this trace in the order of recording.
     """
-    newest = {review.reviewer: review for review in sorted(reviews, key=lambda r: r.reviewed_at or _EARLIEST)}
+    newest: dict[str, Review] = {}
+    for review in sorted(reviews, key=lambda r: r.reviewed_at or _EARLIEST):
+        newest.pop(review.reviewer, None)  # so that who corrects himself comes last
+        newest[review.reviewer] = review
     if not newest:
         return Decision("open")
     votes = [review for review in newest.values() if review.verdict != "unsure"]

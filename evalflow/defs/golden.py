@@ -167,6 +167,7 @@ class _Writer:
             effective_on=max(old.effective_on, self.effective_on.isoformat()),
             merged_trace_ids=[*old.merged_trace_ids, item.row["trace_id"]],
             is_regression=old.is_regression or item.decision.is_regression,
+            expected_output=old.expected_output or self._expected_output(item),
         )
         self.newest[case_id] = self.changed[case_id] = version
 
@@ -180,7 +181,7 @@ class _Writer:
             case_id=self._new_id(row["trace_id"]),
             version=1,
             input=text,
-            expected_output=self.scrubber.scrub(decision.expected_output).text,
+            expected_output=self._expected_output(item),
             origin="production",
             created_at=self.home.now().isoformat(),
             effective_on=self.effective_on.isoformat(),
@@ -203,6 +204,9 @@ class _Writer:
                 expected_from=decision.expected_from,
             ),
         )
+
+    def _expected_output(self, item: Item) -> str | None:
+        return self.scrubber.scrub(item.decision.expected_output).text or None
 
     def _new_id(self, trace_id: str) -> str:
         case_id, number = f"prod-{trace_id}", 2

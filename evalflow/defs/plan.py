@@ -20,7 +20,7 @@ from evalflow.adapters.tables import BIN_ASSIGNMENTS, EMBEDDINGS, REFRESH_PLAN, 
 from evalflow.core.calendar import monday_of, sunday_of
 from evalflow.core.coverage import NOVEL
 from evalflow.core.lineage import fingerprint
-from evalflow.core.planning import BinState, Floors, Plan, plan_refresh, yields
+from evalflow.core.planning import BinState, Floors, Plan, plan_refresh, whole_part, yields
 from evalflow.core.text import text_hash
 from evalflow.defs.coverage import WeekCoverage, measure_week, newest_week
 from evalflow.defs.partitions import Partitions
@@ -95,7 +95,7 @@ def _plan_rows(home: Home, measured: WeekCoverage, budget: int) -> pl.DataFrame:
     settings, coverage = home.settings.refresh, measured.coverage
     bins = [row.bin for row in coverage.bins]
     history = _history(home, measured, bins)
-    n_failures = min(int(settings.failure_share * budget), len(failures(home, measured.week)))
+    n_failures = min(whole_part(settings.failure_share, budget), len(failures(home, measured.week)))
     states = [
         BinState(row.bin, row.production_share, row.golden_cases, row.is_blind_spot, history[row.bin])
         for row in coverage.bins

@@ -248,7 +248,7 @@ class _Filling:
         row, most = self._plan_row(bin), float(self.plan["gain"].max() or 0.0)  # type: ignore[arg-type]  # a column of floats
         if row["is_blind_spot"]:
             return BLIND_PRIORITY
-        return QUOTA_PRIORITY * (row["gain"] / most if most > 0 else 0.0)
+        return QUOTA_PRIORITY * (max(0.0, row["gain"]) / most if most > 0 else 0.0)
 
     def _rows(self) -> pl.DataFrame:
         queued_on = min(sunday_of(self.week) + timedelta(days=1), self.home.calendar.now)
