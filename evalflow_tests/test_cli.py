@@ -579,7 +579,7 @@ def test_doctor_has_one_line_each(home: Path) -> None:
     assert said.code == 0
     lines = said.out.splitlines()
     assert [line.split()[:2] for line in lines] == [
-        ["ok", name] for name in ("model", "home", "instance", "disk", "keys")
+        ["ok", name] for name in ("model", "home", "instance", "disk", "judge")
     ]
     assert PACKAGED["all-MiniLM-L6-v2"][1] in lines[0]
     document = evalflow("doctor", "--json", home=home).document

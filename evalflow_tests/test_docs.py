@@ -16,17 +16,20 @@ from typer.testing import CliRunner
 
 import evalflow
 from evalflow.adapters.home import Home, open_home
+from evalflow.adapters.results import read_results
 from evalflow.adapters.tables import TABLES
 from evalflow.cli import app
 from evalflow.core.records import (
     FeedbackEvent,
     GoldenCase,
     Limits,
+    Review,
     Signals,
     ToolCall,
     Trace,
     parse_golden_case,
     parse_record,
+    parse_review,
 )
 from evalflow.core.signals import NEGATIVE_SIGNALS
 from evalflow.errors import ExitCode
@@ -228,8 +231,10 @@ def test_formats_list_every_field() -> None:
         ("### A tool call", ToolCall),
         ("## Feedback", FeedbackEvent),
         ("## Golden case", GoldenCase),
+        ("## Review", Review),
     ):
-        assert sorted(table_names(heading, page)) == sorted(record.__struct_fields__), heading
+        fields = {*record.__struct_fields__} - {"number"}  # given on recording, never read from a file
+        assert sorted(table_names(heading, page)) == sorted(fields), heading
 
 
 def example_lines() -> list[str]:
@@ -237,18 +242,30 @@ def example_lines() -> list[str]:
     return [line for block in blocks for line in block.splitlines()]
 
 
-def test_examples_of_formats_are_usable() -> None:
+def case_lines() -> list[str]:
+    """The golden case as it is imported, and as it is exported."""
+    return [line for line in example_lines() if {"case_id", "input"} <= msgspec.json.decode(line).keys()]
+
+
+def test_examples_of_formats_are_usable(tmp_path: Path) -> None:
     """Every example line is the kind of record that its section is about."""
-    records = []
+    records, results = [], []
     for line in example_lines():
         row = msgspec.json.decode(line)
-        is_case = "case_id" in row
-        records.append(parse_golden_case(row, LIMITS.max_text_bytes) if is_case else parse_record(row, LIMITS))
-    assert [type(record) for record in records] == [Trace, Trace, FeedbackEvent, GoldenCase, GoldenCase]
+        if "pass" in row:
+            results.append(line)
+        elif "verdict" in row:
+            records.append(parse_review(row, LIMITS.max_text_bytes))
+        else:
+            is_case = "case_id" in row
+            records.append(parse_golden_case(row, LIMITS.max_text_bytes) if is_case else parse_record(row, LIMITS))
+    assert [type(record) for record in records] == [Trace, Trace, FeedbackEvent, GoldenCase, GoldenCase, Review]
+    (tmp_path / "results.jsonl").write_text("\n".join(results))
+    assert read_results(str(tmp_path / "results.jsonl")).outcomes == {"parcel-1": True, "parcel-2": None}
 
 
 def test_the_exported_example_is_what_the_imported_one_becomes(tmp_path: Path) -> None:
-    imported, exported = example_lines()[-2:]
+    imported, exported = case_lines()
     case = parse_golden_case(msgspec.json.decode(imported), LIMITS.max_text_bytes)
     assert isinstance(case, GoldenCase)
     open_home(tmp_path).ledger.import_cases([case], "suite.jsonl", datetime(2026, 6, 1, tzinfo=UTC))
@@ -291,12 +308,12 @@ def test_exit_codes_are_those_of_the_commands() -> None:
 
 def test_schedules_sensors_and_checks_are_listed(tmp_path: Path) -> None:
     """Operations names everything that runs by itself and every asset check, with its asset and whether it blocks."""
-    from evalflow.definitions import STATIONS, station_definitions
+    from evalflow.definitions import GRADING, STATIONS, station_definitions
     from evalflow.defs.automation import schedules, sensors
 
     home = Home(tmp_path, Settings.model_construct())
     definitions = station_definitions(home)
-    automatic = [*schedules(home), *sensors(home, STATIONS)]
+    automatic = [*schedules(home), *sensors(home, STATIONS, GRADING)]
     page = DOCS / "operations.md"
     assert sorted(table_names("### By itself", page)) == sorted(item.name for item in automatic)
     checks = [spec for check in definitions.asset_checks or () for spec in check.check_specs]

@@ -15,6 +15,7 @@ from evalflow.core.grading import judge_messages, rubric_version
 from evalflow.errors import ExitCode
 from evalflow.settings import Judge
 from evalflow_tests.judge_server import BAD_WORD, INPUT_TOKENS, KEY, MODEL, OUTPUT_TOKENS, Fault, JudgeServer
+from evalflow_tests.test_cli import evalflow
 
 USD_IN, USD_OUT = 2.0, 8.0
 USD_PER_ANSWER = (INPUT_TOKENS * USD_IN + OUTPUT_TOKENS * USD_OUT) / 1e6
@@ -357,3 +358,18 @@ def test_the_key_is_in_no_message_log_cache_or_version(
         chain = chain.__cause__ or chain.__context__
     assert caplog.records
     assert [text for text in shown if KEY in text] == []
+
+
+def test_doctor_asks_the_judge_and_says_what_is_wrong(
+    server: JudgeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A judge that answers is ok; one whose key is refused is one sentence and exit code 5, without the key."""
+    for name, value in (("BASE_URL", server.base_url), ("MODEL", MODEL), ("API_KEY", KEY)):
+        monkeypatch.setenv(f"EVALFLOW_JUDGE__{name}", value)
+    said = evalflow("doctor", "--json", home=tmp_path)
+    assert said.document["judge"] == {"ok": True, "text": f"{MODEL} answers: pass"}
+    server.always = "wrong_key"
+    said = evalflow("doctor", "--json", home=tmp_path)
+    assert said.document["judge"]["ok"] is False
+    assert KEY not in said.out + said.err
+    assert said.code == ExitCode.UNREACHABLE

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -257,8 +258,9 @@ def ui(
 
 @app.command(epilog="Example: evalflow doctor")
 def doctor(home: HomeOption = None, as_json: AsJson = False) -> None:
-    """Is everything there? Model and its hash, home, Dagster instance, disk, keys: one line each."""
+    """Is everything there? Model and its hash, home, Dagster instance, disk, judge: one line each. Asks the judge once."""
     from evalflow.adapters.embedder import Embedder
+    from evalflow.adapters.judge import JudgeItem, LlmJudge
     from evalflow.runner import instance_of
 
     workspace = open_home(home).prepare()
@@ -277,12 +279,22 @@ def doctor(home: HomeOption = None, as_json: AsJson = False) -> None:
             raise UsageError(f"only {usage.free / 2**30:.1f} GiB are free at {workspace.path}; make room")
         return f"{usage.free / 2**30:.0f} GiB free"
 
+    def judge() -> str:
+        settings = workspace.settings.judge
+        if not settings.model:
+            return "none set: the signals grader speaks alone and needs no key"
+        with tempfile.TemporaryDirectory() as no_cache:
+            asked = LlmJudge(settings, Path(no_cache)).judge([JudgeItem("doctor", "What is 2 + 2?", "2 + 2 is 4.")])
+        if asked.failure:
+            raise asked.failure
+        return f"{settings.model} answers: {asked.verdicts['doctor'].verdict}"
+
     probes: dict[str, Callable[[], str]] = {
         "model": model,
         "home": lambda: f"{workspace.path}, {len(workspace.lake.keys(RAW_TRACES))} days of traces",
         "instance": instance,
         "disk": disk,
-        "keys": lambda: "none needed: no station calls an endpoint",
+        "judge": judge,
     }
     findings: dict[str, dict[str, Any]] = {}
     worst = ExitCode.OK

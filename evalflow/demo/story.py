@@ -298,13 +298,13 @@ def _tell_flywheel(console: Console, turn: Turn) -> None:
         soft_wrap=True,
     )
     console.print(
-        f"Its refresh asks for {turn.budget} labels where each lowers JSD most. A scripted reviewer, marked as such in every case's "
-        f"provenance, answers {turn.n_queued}: {n_failures} were real failures, {n_right} were fine. Promotion makes {turn.n_promoted} of "
-        f"them golden cases, {turn.n_regressions} of these frozen regressions (the others repeat a case or were no failure after all), and JSD of the same four weeks falls from "
-        f"[bold]{turn.jsd_before:.2f}[/bold] to [bold]{turn.jsd_after:.2f}[/bold] (the plan predicted {turn.jsd_predicted:.2f}). "
-        "Published weeks stay as they were: the new cases count from "
-        + _spoken(date.fromisoformat(turn.effective_on))
-        + ".\n",
+        f"Its refresh asks for {turn.budget} labels where each lowers JSD most. A scripted reviewer, marked as such in every "
+        f"case's provenance, answers {turn.n_queued}: {n_failures} were real failures, {n_right} were fine. Promotion makes "
+        f"{turn.n_promoted} of them golden cases, {turn.n_regressions} of these frozen regressions; the others repeat a case "
+        "or were no failure after all. JSD of the same four weeks falls from "
+        f"[bold]{turn.jsd_before:.2f}[/bold] to [bold]{turn.jsd_after:.2f}[/bold] (the plan predicted "
+        f"{turn.jsd_predicted:.2f}). Published weeks stay as they were: the new cases count from "
+        f"{_spoken(date.fromisoformat(turn.effective_on))}.\n",
         soft_wrap=True,
     )
     console.print("May the release ship? What the gate says:")
