@@ -33,7 +33,8 @@ def main() -> None:
     options = _options()
     folder = Path(options.folder)
     new_intents = set(json.loads((folder / "facts.json").read_text())["intents"]["new_from_week_7"])
-    truth = {row["trace_id"]: row for row in map(json.loads, gzip.open(folder / "truth.jsonl.gz", "rt"))}
+    lines = gzip.decompress((folder / "truth.jsonl.gz").read_bytes()).splitlines()
+    truth = {row["trace_id"]: row for row in map(json.loads, lines)}
     missed = 0
     for seed in options.seeds:
         home = Path(options.homes) / f"refreshed-{seed}"
@@ -82,9 +83,9 @@ def answered(home: Path, truth: dict[str, dict[str, Any]]) -> Path:
 
 
 def evalflow(home: Path, *arguments: str) -> Any:
-    """The JSON document of one command; it must end well, or say that it cannot tell."""
+    """The JSON document of one command, which must end well."""
     command = [str(Path(sys.executable).with_name("evalflow")), *arguments, "--home", str(home), "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
     return json.loads(done.stdout)

@@ -273,7 +273,7 @@ def report_recorded(instance: dg.DagsterInstance, partitions: Partitions, added:
 
 def _report_all(instance: dg.DagsterInstance, partitions: Partitions, home: Home, added: list[CaseVersion]) -> None:
     """Report what was added, and what a process that was killed had written without reporting it."""
-    known = set(instance.get_dynamic_partitions(str(partitions.effective_on.name)))
+    known = set(instance.get_materialized_partitions(dg.AssetKey(LEDGER_ASSET)))
     fresh = [version for version in added if version.effective_on in known]
     late = [version for _, version in home.ledger.entries() if version.effective_on not in known]
     report_recorded(instance, partitions, [*fresh, *late])
