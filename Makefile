@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 BANKING ?=
 BANKING77 ?=
+HOMES ?= $(abspath data/evidence)
 
 .PHONY: setup demo test lint evidence clean
 
@@ -27,14 +28,19 @@ lint: setup
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) data/demo/home .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) data/demo/home data/evidence .mypy_cache .ruff_cache .hypothesis
 
-# The slow proofs of docs/evidence.md. BANKING and BANKING77 are folders with the data that the page names.
+# The slow proofs of docs/evidence.md. BANKING and BANKING77 are folders with the data that the page names; HOMES is
+# where the homes of the banking stream are made and kept.
 evidence: setup
 	@test -n "$(BANKING)" || { echo "Set BANKING to the folder of the banking stream: make evidence BANKING=... BANKING77=..."; exit 2; }
 	@test -n "$(BANKING77)" || { echo "Set BANKING77 to the folder of Banking77: make evidence BANKING=... BANKING77=..."; exit 2; }
 	cd benchmarks && ../$(BIN)/python banking77_clusters.py $(abspath $(BANKING77))
-	cd benchmarks && ../$(BIN)/python banking_coverage.py $(abspath $(BANKING))
+	cd benchmarks && ../$(BIN)/python banking_coverage.py $(abspath $(BANKING)) --home $(HOMES)
+	cd benchmarks && ../$(BIN)/python banking_refresh.py $(abspath $(BANKING)) $(HOMES)
+	cd benchmarks && ../$(BIN)/python signals_grader.py $(HOMES)/refreshed-7 $(abspath $(BANKING))/truth.jsonl.gz
+	cd benchmarks && ../$(BIN)/python refresh_sensor.py $(HOMES)/seed-7
+	cd benchmarks && ../$(BIN)/python promotion_kill.py $(HOMES)/seed-7
 	cd benchmarks && ../$(BIN)/python newcomer.py
 	cd benchmarks && ../$(BIN)/python ui_backfill.py $(abspath $(BANKING)) --start 2026-06-01 --end 2026-08-23
 	cd benchmarks && ../$(BIN)/python kill_loop.py $(abspath $(BANKING)) --start 2026-06-01 --end 2026-08-23

@@ -192,6 +192,27 @@ def test_a_refresh_and_a_promotion_may_be_repeated(home: Home, tmp_path: Path) -
     assert refreshed(home, BUDGET + 10).equals(more), "promotions count from the next week, so the week's plan stays"
 
 
+def test_two_weeks_never_ask_for_the_same_label(home: Home) -> None:
+    """What another week has queued is not queued again; while it waits it fills its bin's quota here too."""
+    before = WEEK - timedelta(weeks=1)
+    with instance_of(home) as instance:
+        refresh(home, instance, before, BUDGET)
+    earlier = home.lake.read(TRIAGE_QUEUE, [before])
+    later = refreshed(home)
+    assert not set(earlier["trace_id"]) & set(later["trace_id"])
+    n_quota = int((later["source"] == "quota").sum())
+    assert n_quota < BUDGET - int((later["source"] != "quota").sum()), "the new topic waits from the week before"
+    assert len(queued_items(home)) == len(earlier) + len(later)
+
+
+def test_a_week_that_was_never_computed_says_so(home: Home) -> None:
+    shutil.rmtree(home.path / "lake" / "bin_assignments" / f"week={WEEK}")
+    said = evalflow("refresh", home=home.path)
+    assert said.code == ExitCode.CANNOT_TELL
+    assert f"bin_assignments has no week {WEEK}; run `evalflow run`" in said.err
+    assert home.lake.keys(TRIAGE_QUEUE) == []
+
+
 def test_the_same_input_is_promoted_once(home: Home, tmp_path: Path) -> None:
     """No two cases of the suite have inputs that the dedup calls the same, and merged traces are kept as evidence."""
     refreshed(home)

@@ -45,12 +45,17 @@ def refresh(
         int | None, typer.Option(min=1, help="How many labels people can give. Default: refresh.budget.")
     ] = None,
     as_of: Annotated[
-        str | None, typer.Option(help="Any day of the week that is wanted. Default: the newest closed week.")
+        str | None,
+        typer.Option(help="Any day of the week that is wanted. Default: the newest closed week, else the running one."),
     ] = None,
     home: HomeOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Plan where the next labels lower JSD most, and queue the traces that people should look at."""
+    """Plan where the next labels lower JSD most, and queue the traces that people should look at.
+
+    The plan is made from the suite as of the week's Sunday. Safe to repeat: a queue only grows, and no trace is queued
+    twice.
+    """
     from evalflow.defs.plan import refresh_week
     from evalflow.runner import instance_of
     from evalflow.runner import refresh as start_refresh
@@ -80,7 +85,7 @@ def promote(
     effective_on: Annotated[
         str | None,
         typer.Option(
-            help="UTC day from which the cases count, for replays. Default: today; never in a published week."
+            help="UTC day from which the cases count, for replays. Default: today; after every published week."
         ),
     ] = None,
     home: HomeOption = None,
@@ -137,7 +142,7 @@ def triage_list(
     if not items:
         out.print("The queue is empty; `evalflow refresh --budget N` fills it.")
         return
-    table = Table("trace", "priority", "why", "bin", "state", "input")
+    table = Table("trace", "priority", "source", "bin", "state", "input")
     for item in shown[:SHOWN_ITEMS]:
         row = item.row
         cells = (row["trace_id"], f"{row['priority']:.2f}", row["source"], row["label"], item.state, row["text"])
@@ -214,7 +219,10 @@ def triage_import(
     home: HomeOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take in people's answers: verdict, expected behaviour, severity, reviewer. Nothing is promoted yet."""
+    """Take in people's answers: verdict, expected behaviour, severity, reviewer.
+
+    Promoted by `evalflow promote`, or by the sensor promote_reviews where the UI is running.
+    """
     from evalflow.runner import import_reviews, instance_of
 
     workspace = open_home(home).prepare()
@@ -308,7 +316,9 @@ def _print_refresh(document: dict[str, Any]) -> None:
     out.print(f"{counted(queue['traces'], 'trace')} queued ({sources}), {queue['waiting']} waiting for an answer.")
     short = document["budget"] - queue["traces"]
     if short > 0:
-        out.print(f"{counted(short, 'label')} found no trace: their bins hold nothing that is not known already.")
+        out.print(
+            f"{counted(short, 'label')} found no new trace: what there is waits in the queue or repeats a known input."
+        )
     if document["retire"]:
         out.print(f"{counted(len(document['retire']), 'case')} may retire; look, then `evalflow golden retire`:")
         for row in document["retire"][:10]:

@@ -33,6 +33,8 @@ from evalflow.errors import CannotTellError, ExitCode
 app = typer.Typer()
 SHOWN_CASES = 20
 SHOWN_BINS = 10
+SHOWN_SHARE = 0.0005
+"""A share below this is 0.0 % as printed."""
 _EXIT_CODES: dict[Decision, ExitCode] = {
     "pass": ExitCode.OK,
     "fail": ExitCode.FAIL,
@@ -53,7 +55,10 @@ def gate(
     home: HomeOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """May this candidate ship? Exit code 0 pass, 1 fail, 3 cannot tell, 4 results that cannot be used."""
+    """May this candidate ship? Exit code 0 pass, 1 fail, 3 cannot tell, 4 results that cannot be used.
+
+    The suite is that of the day, the traffic that of the newest closed week up to it.
+    """
     workspace = open_home(home)
     day = day_of(as_of, "--as-of") or workspace.calendar.now
     read = read_results(results)
@@ -162,10 +167,11 @@ def _print(
     if traffic.source and verdict.bounds and verdict.covered_share is not None:
         weighted = "none" if verdict.weighted_pass_rate is None else f"{verdict.weighted_pass_rate:.1%} pass"
         provisional = ", provisional" if traffic.source["provisional"] else ""
+        is_whole = verdict.bounds.high - verdict.bounds.low < SHOWN_SHARE
+        rest = f"; {verdict.bounds.low:.1%} if the rest fails, {verdict.bounds.high:.1%} if it passes"
         out.print(
-            f"weighted by traffic: {weighted} over the {verdict.covered_share:.1%} of it that scored cases stand for; "
-            f"{verdict.bounds.low:.1%} if the rest fails, {verdict.bounds.high:.1%} if it passes "
-            f"(week of {traffic.source['week']}{provisional})",
+            f"weighted by traffic: {weighted} over the {verdict.covered_share:.1%} of it that scored cases stand for"
+            f"{'' if is_whole else rest} (week of {traffic.source['week']}{provisional})",
             soft_wrap=True,
         )
     for reason in verdict.reasons:

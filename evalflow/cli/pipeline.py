@@ -72,7 +72,10 @@ def run(
     home: HomeOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Land new files of the configured sources, then materialize every partition that is missing or changed."""
+    """Land new files of the configured sources, then materialize every partition that is missing or changed.
+
+    Grades come last: a judge that does not answer ends the command with 5 when all the rest is done.
+    """
     from evalflow.definitions import GRADING, STATIONS
     from evalflow.defs.coverage import measure_week, newest_week
     from evalflow.runner import RunFailedError, instance_of, land_files, marts_are_stale, run_marts, walk
@@ -287,6 +290,8 @@ def doctor(home: HomeOption = None, as_json: AsJson = False) -> None:
             asked = LlmJudge(settings, Path(no_cache)).judge([JudgeItem("doctor", "What is 2 + 2?", "2 + 2 is 4.")])
         if asked.failure:
             raise asked.failure
+        if "doctor" not in asked.verdicts:
+            raise UsageError("one question may cost more than judge.max_usd_per_run allows; raise it")
         return f"{settings.model} answers: {asked.verdicts['doctor'].verdict}"
 
     probes: dict[str, Callable[[], str]] = {
@@ -321,7 +326,7 @@ def demo(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ten weeks of a made-up support assistant: a suite that passes while the traffic walks away from it."""
+    """Ten weeks of a made-up support assistant: the traffic walks away from its suite, and a refresh brings it back."""
     from evalflow.demo.story import play
 
     with progress_bars(as_json) as on_range:

@@ -110,7 +110,7 @@ def schedules(home: Home) -> list[dg.ScheduleDefinition]:
 def sensors(home: Home, stations: Sequence[Station], grading: Sequence[Station]) -> list[dg.SensorDefinition]:
     @dg.run_status_sensor(
         run_status=dg.DagsterRunStatus.SUCCESS,
-        monitored_jobs=[DAILY, TAXONOMY, WEEKLY, GRADING, QUALITY, PROMOTION],
+        monitored_jobs=[DAILY, TAXONOMY, WEEKLY, GRADING, QUALITY, REFRESH, PROMOTION],
         request_jobs=JOBS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=60,

@@ -27,7 +27,6 @@ from evalflow.defs.partitions import Partitions
 from evalflow.defs.queue import failures, queued_items
 from evalflow.defs.resources import HomeResource
 from evalflow.defs.station import OWNERS, SINGLE_RUN, dates, parents, report
-from evalflow.errors import CannotTellError
 
 GROUP = "triage"
 CODE_VERSION = "1"
@@ -57,13 +56,13 @@ def plan_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
         workspace = home.open()
         budget = config.budget or workspace.settings.refresh.budget
         for week in dates(context):
-            try:
-                measured = measure_week(workspace, week)
-            except CannotTellError as reason:
+            workspace.lake.require(BIN_ASSIGNMENTS, [week])
+            if workspace.lake.read(BIN_ASSIGNMENTS, [week], ["side"]).is_empty():
                 workspace.lake.write(REFRESH_PLAN, week, pl.DataFrame(schema=REFRESH_PLAN.schema))
                 workspace.lake.write(RETIREMENT_CANDIDATES, week, pl.DataFrame(schema=RETIREMENT_CANDIDATES.schema))
-                report(context, week, {"dagster/partition_row_count": 0, "reason": str(reason)})
+                report(context, week, {"dagster/partition_row_count": 0, "reason": "no traces in the window"})
                 continue
+            measured = measure_week(workspace, week)
             rows = _plan_rows(workspace, measured, budget)
             retirable = retirement_candidates(workspace, measured)
             made_from = fingerprint(

@@ -34,13 +34,14 @@ from evalflow.core.text import text_hash
 from evalflow.defs.coverage import measure_week
 from evalflow.defs.partitions import WEEKS, Partitions
 from evalflow.defs.plan import GROUP
-from evalflow.defs.queue import failures
+from evalflow.defs.queue import failures, queued_items
 from evalflow.defs.resources import HomeResource
 from evalflow.defs.station import OWNERS, SINGLE_RUN, dates, parents, report
 
 BLIND_PRIORITY, QUOTA_PRIORITY = 0.9, 0.5
 """Where quotas stand: a blind spot, and the bin whose labels lower JSD most; the others lie below it."""
 CODE_VERSION = "1"
+SHOWN_ITEMS = 20
 CONTEXT_COLUMNS = (
     "session_id",
     "turn_index",
@@ -128,10 +129,14 @@ class _Filling:
             order=-np.log(np.maximum(random_numbers(salt, rows["item_id"]), 1e-300)) / rows["weight"].to_numpy()
         ).sort("order", "item_id")
         self.known = KnownInputs(home.settings.promotion.near_duplicate, home.settings.promotion.duplicate_distance)
-        suite = home.ledger.as_of(self.measured.golden_as_of)
+        # Everything that is known by now, whatever week it belongs to: a label is never asked for twice.
+        suite = [case for case in home.ledger.newest().values() if not case.retired_on]
+        self.elsewhere = [item for item in queued_items(home) if item.week != week]
         self.taken = {trace_id for case in suite for trace_id in case.trace_ids} | set(held["trace_id"])
+        self.taken |= {item.row["trace_id"] for item in self.elsewhere}
         texts = {case.case_id: self.scrubber.scrub(case.input).text for case in suite}
         texts |= dict(zip(held["trace_id"], held["text"], strict=True))
+        texts |= {item.row["trace_id"]: item.row["text"] for item in self.elsewhere if item.is_waiting}
         vectors = self.embedder.embed(list(texts.values()))
         for name, text in texts.items():
             self.known.add(name, text, vectors[text_hash(text)])
@@ -182,8 +187,10 @@ class _Filling:
             left -= 1
 
     def _open_quotas(self) -> dict[str, int]:
-        """Labels that the plan wants and the queue does not hold yet, by bin."""
+        """Labels that the plan wants and no queue holds yet, by bin; what waits from another week fills a quota too."""
+        bin_of = dict(zip(self.sample["item_id"], self.sample["bin"], strict=True))
         queued = self.held.filter(pl.col("source") == "quota")["bin"].to_list()
+        queued += [bin_of.get(item.row["trace_id"]) for item in self.elsewhere if item.is_waiting]
         quotas = zip(self.plan["bin"], self.plan["quota"], strict=True)
         return {bin: left for bin, quota in quotas if (left := quota - queued.count(bin)) > 0}
 
@@ -357,5 +364,16 @@ def _queue_metadata(rows: pl.DataFrame, filled: _Filled) -> dict[str, Any]:
         "beyond the sample": int((rows["selected_by"] == "refresh_quota").sum()),
         "unsampled traces scanned": filled.n_scanned,
         "labels without a trace": sum(filled.unfilled.values()),
+        "most urgent": dg.MetadataValue.md(
+            "\n".join(
+                ["| trace | why | bin | priority |", "|---|---|---|---|", *map(_row, rows.head(SHOWN_ITEMS).to_dicts())]
+            )
+        ),
         "next": "evalflow triage export --out queue.jsonl, answer, evalflow triage import queue.jsonl",
     }
+
+
+def _row(item: dict[str, Any]) -> str:
+    """An item without its text, which is hostile and may hold markup of its own."""
+    trace_id = item["trace_id"].replace("`", "").replace("|", "/")
+    return f"| `{trace_id}` | {item['source'].replace('_', ' ')} | {item['label'].replace('|', '/')} | {item['priority']:.2f} |"
