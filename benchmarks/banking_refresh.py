@@ -22,10 +22,12 @@ import polars as pl
 
 from evalflow.adapters.home import Home, open_home
 from evalflow.adapters.tables import BIN_ASSIGNMENTS
-from evalflow.core.coverage import measure
+from evalflow.core.coverage import jsd, measure
+from evalflow.core.planning import BinState, Floors, plan_refresh
 from evalflow.defs.coverage import measure_week
 
 AS_OF, EFFECTIVE_ON, TARGET = "2026-08-23", "2026-08-24", 0.10
+RUNS = 20
 PUBLISHED = ("bin_assignments", "coverage_metrics", "clusters", "taxonomy_texts")
 
 
@@ -63,6 +65,12 @@ def main() -> None:
             f"{'byte-identical' if same else 'CHANGED'}\n"
             f"        random, {options.draws} draws: raw JSD {np.mean(jsd):.3f} ({min(jsd):.3f} to {max(jsd):.3f}), "
             f"{np.mean([n for _, n in drawn]):.1f} new intents ({min(n for _, n in drawn)} to {max(n for _, n in drawn)})",
+            flush=True,
+        )
+        by_plan, at_random = _labels_to_target(workspace)
+        print(
+            f"        labels until raw JSD {TARGET:.2f}: {by_plan} by the plan, {at_random:.0f} at random (mean of {RUNS} runs), "
+            f"ratio {by_plan / at_random:.2f}",
             flush=True,
         )
     print("every condition holds" if not missed else f"MISSED for {missed} seeds")
@@ -105,6 +113,25 @@ def _random(
     value = measure(production, suite, measured.taxonomy.bins, "steady_state", 1.0).jsd_raw
     intents = {truth[trace]["intent"] for trace in production["item_id"][chosen.tolist()]}
     return float(value or 0.0), len(intents & new_intents)
+
+
+def _labels_to_target(home: Home) -> tuple[int, float]:
+    """Labels that bring the last week's raw JSD to the target: by the plan's own prediction, and by random draws."""
+    bins = measure_week(home, home.calendar.weeks()[-1]).coverage.bins
+    states = [BinState(row.bin, row.production_share, row.golden_cases, row.is_blind_spot) for row in bins]
+    settings = home.settings.refresh
+    floors = Floors(settings.blind_spot_floor, settings.edge_floor, settings.covered_share)
+    by_plan = next(b for b in range(1, 2000) if (plan_refresh(states, b, floors).jsd_predicted or 0.0) <= TARGET)
+    share = np.array([row.production_share for row in bins])
+    needed = []
+    for seed in range(RUNS):
+        rng, counts = np.random.default_rng(seed), np.array([float(row.golden_cases) for row in bins])
+        n = 0
+        while jsd(share, counts) > TARGET:
+            counts[rng.choice(len(share), p=share / share.sum())] += 1
+            n += 1
+        needed.append(n)
+    return by_plan, float(np.mean(needed))
 
 
 def _bytes(home: Path) -> dict[str, bytes]:

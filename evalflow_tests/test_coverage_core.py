@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.spatial import distance
 
-from evalflow.core.coverage import NOVEL, BinCoverage, Coverage, band_of, jsd, jsd_terms, measure
+from evalflow.core.coverage import NOVEL, BinCoverage, Coverage, above, band_of, jsd, jsd_terms, measure
 
 LABELS = {
     "c00": "refunds",
@@ -243,6 +243,11 @@ def test_an_alarm_names_the_bins_that_cause_most_of_the_divergence() -> None:
     assert "refunds (under-tested)" in alarm.text
     assert "cards (over-tested)" in alarm.text
     assert f"JSD {coverage.jsd:.3f} is above 0.25" in alarm.text
+
+
+def test_an_alarm_shows_the_digits_that_make_it_one() -> None:
+    assert above(0.2641, 0.25) == "JSD 0.264 is above 0.25"
+    assert above(0.25031, 0.25) == "JSD 0.2503 is above 0.25"
 
 
 def test_an_alarm_begins_above_its_limit_not_at_it() -> None:

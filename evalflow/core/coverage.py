@@ -291,7 +291,13 @@ def _jsd_alarm(value: float | None, limit: float, bins: Sequence[BinCoverage]) -
     named = ", ".join(
         f"{row.label} ({'under' if row.golden_share < row.production_share else 'over'}-tested)" for row in causes
     )
-    return (Alarm("jsd", value, limit, None, f"JSD {value:.3f} is above {limit}; most of it comes from {named}"),)
+    return (Alarm("jsd", value, limit, None, f"{above(value, limit)}; most of it comes from {named}"),)
+
+
+def above(value: float, limit: float) -> str:
+    """A JSD above its limit in words, with as many digits as it takes to see that it is."""
+    digits = next((n for n in range(3, 16) if f"{value:.{n}f}" != f"{limit:.{n}f}"), 16)
+    return f"JSD {value:.{digits}f} is above {limit:g}"
 
 
 def _blind_spot_alarms(bins: Sequence[BinCoverage], n_golden: int) -> Iterator[Alarm]:

@@ -17,6 +17,7 @@ import polars as pl
 from evalflow.adapters.home import Home, open_home
 from evalflow.adapters.tables import COVERAGE_METRICS
 from evalflow.core.calendar import first_of_month, monday_of, previous_month
+from evalflow.core.coverage import above
 from evalflow.core.lineage import fingerprint
 from evalflow.defs.plan import newest_closed_week
 from evalflow.defs.queue import queued_items
@@ -207,7 +208,7 @@ def breach(home: Home, cursor: str | None) -> dg.SensorResult:
 
 
 def _breach_reason(jsd: float, limit: float, blind: pl.DataFrame) -> str:
-    reasons = [f"JSD {jsd:.3f} is above {limit:g}"] if jsd > limit else []
+    reasons = [above(jsd, limit)] if jsd > limit else []
     for row in blind.head(3).iter_rows(named=True):
         reasons.append(
             f"blind spot {row['label']}: {row['production_share']:.1%} of traffic, {row['golden_cases']} cases"
