@@ -54,11 +54,15 @@ class Walked:
 
 @dataclass(frozen=True)
 class GoldenImport:
-    """What an import of golden cases did: versions added, cases left as they were, lines that could not be used."""
+    """What an import of golden cases did: versions added, cases left as they were, lines that could not be used.
+
+    ``retired`` names those of the cases left as they were that the file would have changed, were they not retired.
+    """
 
     added: list[CaseVersion]
     unchanged: int
     unusable: list[dict[str, Any]]
+    retired: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ def import_golden(home: Home, instance: dg.DagsterInstance, path: str) -> Golden
                 cases[case.case_id] = case
     recorded = home.ledger.import_cases(cases.values(), path, home.now())
     report_recorded(instance, partitions_of(home.calendar), recorded.added)
-    return GoldenImport(recorded.added, recorded.unchanged, unusable)
+    return GoldenImport(recorded.added, recorded.unchanged, unusable, recorded.retired)
 
 
 def retire_golden(home: Home, instance: dg.DagsterInstance, case_ids: list[str], because: str) -> Recorded:

@@ -6,6 +6,7 @@ Keep out: computing with the numbers.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -331,7 +332,9 @@ def load_settings(home: Path) -> Settings:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "settings"
         value = first.get("input")
-        shown = "" if isinstance(value, dict) or key == "judge.api_key" else f" = {value!r}"
+        # An unknown key may be a misspelt one, and what stands there a secret.
+        may_be_secret = first["type"] == "extra_forbidden" or key.split(".")[0] == "judge"
+        shown = "" if isinstance(value, dict) or may_be_secret else f" = {value!r}"
         raise UsageError(
             f"Setting {key}{shown} is not usable: {first['msg']}; correct it in {home / SETTINGS_FILE} "
             f"or in the variable {_variable(key)}."
@@ -345,7 +348,14 @@ def settings_with_origin(home: Path) -> Iterator[SettingRow]:
     for key, value, reason in _leaves(settings):
         parts = key.split(".")
         origin = _variable(key) if _has(env, parts) else SETTINGS_FILE if _has(file, parts) else "default"
-        yield SettingRow(key, value, origin, reason)
+        yield SettingRow(key, shown_url(value) if key == "judge.base_url" and value else value, origin, reason)
+
+
+def shown_url(url: str) -> str:
+    """The address without what may be secret in it: user, password, query, fragment."""
+    scheme, mark, rest = re.split(r"[?#]", url, maxsplit=1)[0].partition("://")
+    host, slash, path = (rest if mark else scheme).partition("/")
+    return f"{scheme if mark else ''}{mark}{host.rpartition('@')[2]}{slash}{path}".rstrip("/")
 
 
 def _leaves(settings: Settings) -> Iterator[tuple[str, Any, str]]:

@@ -1,5 +1,6 @@
 """What runs by itself asks for the right run, once, and says why when it asks for none."""
 
+import json
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import polars as pl
 import pytest
 
 from evalflow.adapters.home import Home, open_home, write_setting
-from evalflow.adapters.tables import COVERAGE_METRICS
+from evalflow.adapters.tables import COVERAGE_METRICS, REFRESH_PLAN
 from evalflow.core.calendar import monday_of
 from evalflow.definitions import GRADING, STATIONS
 from evalflow.defs.automation import RANGE_END, RANGE_START, REASON, breach, next_runs, schedules
@@ -150,9 +151,8 @@ def test_history_in_breach_fires_nothing_when_it_is_backfilled(measured: Home) -
     waiting = breach(measured, None)
     assert fired(waiting) == []
     assert waiting.skip_reason is not None
-    assert (
-        waiting.skip_reason.skip_message
-        == f"Coverage of the closed week of {newest_closed(measured)} is not there yet."
+    assert waiting.skip_reason.skip_message == (
+        f"Coverage of the closed week of {newest_closed(measured)} is not there yet, or its window holds no traces."
     )
     publish(measured, newest_closed(measured), 0.1)
     assert fired(breach(measured, waiting.cursor)) == []
@@ -196,6 +196,23 @@ def test_a_blind_spot_alone_is_a_breach_and_keeps_it_open(measured: Home) -> Non
     over = breach(measured, first.cursor)
     publish(measured, week, 0.05, blind=True)
     assert len(fired(breach(measured, over.cursor))) == 1
+
+
+def test_a_refresh_that_left_no_plan_is_asked_for_again_the_next_day(measured: Home) -> None:
+    week = newest_closed(measured)
+    publish(measured, week, 0.30)
+    yesterday = str(TODAY - timedelta(days=1))
+    lost = json.dumps({"week": str(week), "in_breach": True, "fired_on": yesterday})
+    assert fired(breach(measured, lost))[0].run_key == f"refresh:{week}:{TODAY}"
+    assert fired(breach(measured, breach(measured, lost).cursor)) == []
+    measured.lake.write(REFRESH_PLAN, week, pl.DataFrame(schema=REFRESH_PLAN.schema))
+    assert fired(breach(measured, lost)) == []
+
+
+def test_a_cursor_that_cannot_be_read_asks_for_the_same_run(measured: Home) -> None:
+    week = newest_closed(measured)
+    publish(measured, week, 0.30)
+    assert fired(breach(measured, "{not json"))[0].run_key == f"refresh:{week}"
 
 
 @pytest.mark.parametrize(("jsd", "provisional"), [(0.9, True), (None, False)])

@@ -386,7 +386,7 @@ def test_run_over_days_that_do_not_exist_is_refused(
     [
         (
             "[sampling]\ntarget = 5\n",
-            "Setting sampling.target = 5 is not usable: Extra inputs are not permitted; correct it in {home}",
+            "Setting sampling.target is not usable: Extra inputs are not permitted; correct it in {home}",
         ),
         (
             "[coverage]\njsd_threshold = 3\n",
@@ -485,13 +485,15 @@ def test_golden_import_twice_is_once_and_a_change_is_a_new_version(home: Path, t
     suite = write(tmp_path / "suite.jsonl", case(1), case(2))
     assert evalflow("golden", "import", suite, "--json", home=home).document["added"] == 2
     again = evalflow("golden", "import", suite, "--json", home=home)
-    assert (again.code, again.document) == (0, {"added": 0, "unchanged": 2, "effective_on": [], "unusable": []})
+    nothing = {"added": 0, "unchanged": 2, "effective_on": [], "unusable": [], "retired": []}
+    assert (again.code, again.document) == (0, nothing)
     write(suite, case(1), case(2, expected_output="Within five days."))
     assert evalflow("golden", "import", suite, "--json", home=home).document == {
         "added": 1,
         "unchanged": 1,
         "effective_on": ["2026-06-04"],
         "unusable": [],
+        "retired": [],
     }
     # A change counts from the day on which it is made; what the suite was before stays what it was.
     versions = {
@@ -525,6 +527,7 @@ def test_golden_export_imports_again_as_unchanged(home: Path, tmp_path: Path) ->
         "unchanged": 3,
         "effective_on": [],
         "unusable": [],
+        "retired": [],
     }
     # To stdout, as lines and as one document, it is the same.
     printed = evalflow("golden", "export", home=home).out

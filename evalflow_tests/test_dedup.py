@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evalflow.core.dedup import Duplicate, KnownInputs
+from evalflow.core.dedup import Duplicate, KnownInputs, with_context
 
 EAST, NORTH = np.array([1.0, 0.0]), np.array([0.0, 1.0])
 texts = st.text(max_size=40)
@@ -221,3 +221,12 @@ def test_knowing_more_never_makes_a_duplicate_new(
         was_duplicate, was_distance = is_duplicate, distance
     suite.add("itself", text, vector)
     assert suite.duplicate_of(text, vector) is not None
+
+
+def test_a_short_answer_is_compared_with_the_turn_that_it_answers() -> None:
+    """A "yes" to one question is not a "yes" to another; a question that stands for itself is compared alone."""
+    asked = [{"role": "assistant", "content": "Shall I close the account?"}]
+    assert with_context("yes", asked) == "Shall I close the account? yes"
+    assert with_context("yes", None) == "yes"
+    question = "How do I change the address of my order?"
+    assert with_context(question, asked) == question

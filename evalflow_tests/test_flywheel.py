@@ -13,7 +13,14 @@ import polars as pl
 import pytest
 
 from evalflow.adapters.home import Home, open_home, write_setting
-from evalflow.adapters.tables import BIN_ASSIGNMENTS, COVERAGE_METRICS, RAW_TRACES, TRIAGE_QUEUE
+from evalflow.adapters.tables import (
+    BIN_ASSIGNMENTS,
+    COVERAGE_METRICS,
+    RAW_TRACES,
+    STRATIFIED_SAMPLES,
+    TRACE_SIGNALS,
+    TRIAGE_QUEUE,
+)
 from evalflow.core.calendar import sunday_of
 from evalflow.definitions import GRADING, STATIONS
 from evalflow.defs.automation import REASON, answers, breach
@@ -203,6 +210,31 @@ def test_two_weeks_never_ask_for_the_same_label(home: Home) -> None:
     n_quota = int((later["source"] == "quota").sum())
     assert n_quota < BUDGET - int((later["source"] != "quota").sum()), "the new topic waits from the week before"
     assert len(queued_items(home)) == len(earlier) + len(later)
+
+
+def test_the_same_complaint_many_times_over_is_one_label_however_often_it_is_asked(home: Home) -> None:
+    """Duplicates that one refresh passes over are not queued by the next."""
+    for day in home.calendar.window(WEEK):
+        raw = home.lake.read(RAW_TRACES, [day])
+        home.lake.write(RAW_TRACES, day, raw.with_columns(pl.lit("the very same complaint").alias("input")))
+        home.lake.write(STRATIFIED_SAMPLES, day, home.lake.read(STRATIFIED_SAMPLES, [day]).head(0))
+        signals = home.lake.read(TRACE_SIGNALS, [day]).with_columns(is_reported=pl.lit(True))
+        home.lake.write(TRACE_SIGNALS, day, signals)
+    rows = home.lake.read(BIN_ASSIGNMENTS, [WEEK])
+    is_sampled = pl.col("side") == "production"  # as if other traces had been sampled
+    others = pl.when(is_sampled).then("other-" + pl.col("item_id")).otherwise("item_id")
+    home.lake.write(BIN_ASSIGNMENTS, WEEK, rows.with_columns(item_id=others))
+    for _ in range(2):
+        assert int((refreshed(home)["source"] == "signal").sum()) == 1
+
+
+def test_a_trace_that_moved_since_it_was_sampled_is_passed_over(home: Home) -> None:
+    """Its row is gone from the raw zone: no crash, and it is not queued."""
+    gone = home.lake.read(RAW_TRACES, [LAST])
+    home.lake.write(RAW_TRACES, LAST, gone.head(0))
+    queue = refreshed(home)
+    assert len(queue) > 0
+    assert not set(queue["trace_id"]) & set(gone["trace_id"])
 
 
 def test_a_week_that_was_never_computed_says_so(home: Home) -> None:

@@ -242,6 +242,25 @@ def test_retiring_again_is_nothing_and_as_json_it_says_so(home: Path) -> None:
     assert evalflow(*retire, home=home).document == {"retired": [], "retired_on": None, "unchanged": 2}
 
 
+def test_an_import_leaves_retired_cases_retired_and_names_those_that_it_would_have_changed(
+    home: Path, tmp_path: Path
+) -> None:
+    assert evalflow("golden", "retire", "plain", "promoted", "--because", "the fee is gone", home=home).code == 0
+    suite = write_jsonl(tmp_path / "tonight.jsonl", [{**PLAIN, "tags": ["vip"]}, PROMOTED])
+    said = evalflow("golden", "import", suite, home=home)
+    assert (said.code, said.out.splitlines()) == (
+        0,
+        [
+            "0 cases added to the ledger; 2 there already.",
+            "1 case is retired and stays so: plain; what counts again needs a new case_id.",
+        ],
+    )
+    assert evalflow("golden", "list", "--json", home=home).document == []
+    write_jsonl(suite, [{**PLAIN, "tags": ["vip"]}, {**PROMOTED, "tags": ["vip"]}])
+    assert evalflow("golden", "import", suite, "--json", home=home).document["retired"] == ["plain", "promoted"]
+    assert "2 cases are retired and stay so: plain, promoted;" in evalflow("golden", "import", suite, home=home).out
+
+
 def test_an_unknown_case_retires_none(home: Path) -> None:
     said = evalflow("golden", "retire", "plain", "nobody", "--because", "a typo", home=home)
     assert said.code == 2

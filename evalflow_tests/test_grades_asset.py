@@ -381,6 +381,107 @@ def test_a_window_without_grades_has_no_rows_and_says_why(home: Home) -> None:
     assert metadata_of(result, WEEK)["reason"] == "no graded traces in the window"
 
 
-def test_grades_that_were_never_made_are_named(home: Home) -> None:
+def test_days_that_were_never_graded_are_left_out(home: Home) -> None:
+    """A home that was upgraded may start grading in the middle of a window; the week is measured from what is there."""
     assign_by_topic(home, WEEK)
-    assert "judge_grades has no day 2026-06-01" in error_of(run(home, "quality_metrics", WEEK, WEEK))
+    result = run(home, "quality_metrics", WEEK, WEEK)
+    assert result.success
+    assert metadata_of(result, WEEK)["reason"] == "no graded traces in the window"
+    assert grade(home, WEEK, END).success
+    assert QUALITY.stale_ranges(home, WEEK, END) == [(WEEK, WEEK)]
+    assert run(home, "quality_metrics", WEEK, WEEK).success
+    overall = home.lake.read(QUALITY_METRICS, [WEEK]).filter(pl.col("bin").is_null())
+    assert overall["n_graded"].to_list() == [len(grades_of(home, SIGNALS_GRADER))]
+    assert overall["pass_rate"].null_count() == 0
+    assert home.lake.made_from(JUDGE_GRADES, FIRST) is None
+
+
+def test_assignments_that_were_never_made_are_named(home: Home) -> None:
+    assert "bin_assignments has no week 2026-06-08" in error_of(run(home, "quality_metrics", WEEK, WEEK))
+
+
+def test_a_week_has_one_version_of_each_grader(
+    home: Home, server: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one in use, however little of the window it has judged; where it has judged nothing, the one that has most."""
+    home = with_judge(home, server, monkeypatch, model="old")
+    assert grade(home).success
+    old = judge_version(home.settings.judge)
+    home = with_judge(home, server, monkeypatch, model="new")
+    assert grade(home, date(2026, 6, 12)).success
+    new = judge_version(home.settings.judge)
+    assign_by_topic(home, WEEK)
+    counts = dict(grades_of(home, LLM_GRADER).group_by("grader_version").len().iter_rows())
+    assert counts[old] > counts[new] > 0
+    for model, version in (("new", new), ("old", old), ("third", old)):
+        home = with_judge(home, server, monkeypatch, model=model)
+        assert QUALITY.stale_ranges(home, WEEK, END) == [(WEEK, WEEK)]
+        assert run(home, "quality_metrics", WEEK, WEEK).success
+        quality = home.lake.read(QUALITY_METRICS, [WEEK])
+        assert quality.select("grader", "bin").is_unique().all()
+        overall = quality.filter(pl.col("bin").is_null() & (pl.col("grader") == LLM_GRADER))
+        assert overall.select("grader_version", "n_graded").rows() == [(version, counts[version])]
+        assert overall["pass_rate"].null_count() == 0
+
+
+def test_the_judge_has_no_pass_rate_until_every_day_is_finished(
+    home: Home, server: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cap leaves the newest days out, so a rate would be that of the oldest; the count shows how far it came.
+
+    Each further run over the days changes what they hold, and so makes the week stale.
+    """
+    home = with_judge(home, server, monkeypatch, max_usd_per_run=0.012)
+    assign_by_topic(home, WEEK)
+    seen = []
+    for cap in (0.012, 0.012, 5.0):
+        home = with_judge(home, server, monkeypatch, max_usd_per_run=cap)
+        assert grade(home).success
+        assert QUALITY.stale_ranges(home, WEEK, END) == [(WEEK, WEEK)]
+        result = run(home, "quality_metrics", WEEK, WEEK)
+        assert result.success
+        assert QUALITY.stale_ranges(home, WEEK, END) == []
+        quality = home.lake.read(QUALITY_METRICS, [WEEK])
+        assert quality.filter(grader=SIGNALS_GRADER)["pass_rate"].null_count() == 0
+        by_judge = quality.filter(grader=LLM_GRADER)
+        assert (by_judge["bin"].null_count(), by_judge["n_graded"][0]) == (1, len(grades_of(home, LLM_GRADER)))
+        n_unfinished = sum(home.lake.made_from(JUDGE_GRADES, day) == "" for day in home.calendar.days())
+        seen.append((by_judge["n_graded"][0], by_judge["pass_rate"].to_list(), n_unfinished))
+        assert metadata_of(result, WEEK).get("reason") == (
+            f"the judge has no pass rate: {n_unfinished} of the window's days still wait for verdicts"
+            if n_unfinished
+            else None
+        )
+    (first, second, whole) = seen
+    assert 0 < first[0] < second[0] < whole[0]
+    assert set(first[1]) == set(second[1]) == {None}
+    assert None not in whole[1]
+    assert whole[2] == 0 < second[2]
+
+
+def test_what_the_cap_left_of_a_day_is_the_end_of_its_draw(
+    home: Home, server: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of the random numbers, whatever the lengths of the texts: the judged part is itself a random one."""
+    home = with_judge(home, server, monkeypatch, max_usd_per_run=0.0048)
+    assert grade(home, FIRST, FIRST).success
+    judged = grades_of(home, LLM_GRADER)["trace_id"].to_list()
+    drawn = draw_for_judge(home, FIRST).rows["trace_id"].to_list()
+    assert 0 < len(judged) < len(drawn)
+    assert sorted(judged) == sorted(drawn[: len(judged)])
+
+
+def test_a_server_that_answers_nonsense_leaves_the_days_unfinished(
+    home: Home, server: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an endpoint that failed: mending the server is enough for the next run to judge everything."""
+    home = with_judge(home, server, monkeypatch)
+    server.always = "nonsense"
+    failed = grade(home, FIRST, FIRST)
+    assert "was of the form asked for" in error_of(failed)
+    assert "Well, I would say" not in error_of(failed)
+    assert grades_of(home, LLM_GRADER).is_empty()
+    assert GRADES.stale_ranges(home, FIRST, FIRST) == [(FIRST, FIRST)]
+    server.always = None
+    assert grade(home, FIRST, FIRST).success
+    assert set(grades_of(home, LLM_GRADER)["verdict"]) == {"pass", "fail"}

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from evalflow.adapters.judge import REFUSALS_IN_A_ROW, JudgeItem, LlmJudge, judge_version
+from evalflow.adapters.judge import (
+    FORMLESS_AT_LEAST,
+    FORMLESS_IN_A_ROW,
+    REFUSALS_IN_A_ROW,
+    JudgeItem,
+    LlmJudge,
+    judge_version,
+)
 from evalflow.core.grading import judge_messages, rubric_version
 from evalflow.errors import ExitCode
 from evalflow.settings import Judge
@@ -137,6 +144,50 @@ def test_an_answer_without_a_verdict_is_unscored_paid_and_cached(
     assert first.paid_usd == pytest.approx(3 * USD_PER_ANSWER)
     assert again.verdicts == first.verdicts
     assert (again.n_cached, again.paid_usd, len(server.asked)) == (3, 0.0, 3)
+
+
+@pytest.mark.parametrize(("fault", "is_cut"), [("nonsense", False), ("empty_choices", False), ("cut_off", True)])
+@pytest.mark.parametrize("n", [FORMLESS_AT_LEAST, 40])
+def test_when_no_answer_is_of_the_form_it_is_not_the_items(
+    server: JudgeServer, tmp_path: Path, fault: Fault, is_cut: bool, n: int
+) -> None:
+    """Nothing is kept, nothing that came back is repeated, few are paid for, and a mended server is asked again."""
+    server.always = fault
+    settings = settings_of(server, concurrency=1)
+    judged = LlmJudge(settings, tmp_path).judge(items(n))
+    n_paid = min(n, FORMLESS_IN_A_ROW)
+    assert str(judged.failure) == (
+        f"None of the first {n_paid} answers of the judge endpoint {server.base_url} for 'loopback-judge' was of the form "
+        f"asked for ({n_paid if is_cut else 0} of them cut off at judge.max_answer_tokens = 400); check the server's chat "
+        "template, judge.model and judge.max_answer_tokens."
+    )
+    assert judged.verdicts == {}
+    assert judged.paid_usd == pytest.approx(n_paid * USD_PER_ANSWER)
+    assert files_under(tmp_path) == ""
+    server.always = None
+    mended = LlmJudge(settings, tmp_path).judge(items(n))
+    assert (len(mended.verdicts), mended.n_cached, mended.failure) == (n, 0, None)
+
+
+@pytest.mark.parametrize("n_before", [0, 12])
+def test_one_answer_of_the_form_makes_the_others_the_items_own(
+    server: JudgeServer, tmp_path: Path, n_before: int
+) -> None:
+    """Even an `unscored` of the judge's own, wherever it comes: the nonsense around it is unscored and cached."""
+    server.answer = lambda document: json.dumps({"reasoning": "I cannot tell", "verdict": "unscored"})
+    server.fault_of = lambda asked: None if asked.document["request"] == f"question {n_before}" else "nonsense"
+    settings = settings_of(server, concurrency=1)
+    judged = LlmJudge(settings, tmp_path).judge(items(30))
+    assert judged.failure is None
+    assert [verdict.verdict for verdict in judged.verdicts.values()] == ["unscored"] * 30
+    assert judged.verdicts[f"t{n_before}"].reason == "I cannot tell"
+    assert LlmJudge(settings, tmp_path).judge(items(30)).n_cached == 30
+
+
+def test_a_judge_that_scores_nothing_in_the_form_asked_for_is_believed(server: JudgeServer, tmp_path: Path) -> None:
+    server.answer = lambda document: '```json\n{"reasoning": "I cannot tell", "verdict": "unscored"}\n```'
+    judged = LlmJudge(settings_of(server), tmp_path).judge(items(30))
+    assert (len(judged.verdicts), judged.failure) == (30, None)
 
 
 def test_a_cut_off_answer_is_asked_again_under_a_higher_limit(server: JudgeServer, tmp_path: Path) -> None:
@@ -269,6 +320,21 @@ def test_the_cap_is_never_exceeded_and_the_next_run_goes_on(
     assert judged.failure is None
     again = LlmJudge(settings_of(server), tmp_path).judge(items(10))
     assert (again.n_cached, len(again.verdicts), len(server.asked)) == (n_affordable, 10, 10)
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_the_cap_stops_at_the_first_item_that_does_not_fit(
+    server: JudgeServer, tmp_path: Path, concurrency: int
+) -> None:
+    """No short item is asked in place of a long one before it: what was judged is where the list begins."""
+    listed = items(10)
+    listed[4] = JudgeItem("t4", "long " * 2000, "right")
+    judge = LlmJudge(settings_of(server, max_retries=0), tmp_path)
+    room = judge._most_usd(judge_messages(listed[4].text, "right"))
+    settings = settings_of(server, max_retries=0, concurrency=concurrency, max_usd_per_run=room)
+    judged = LlmJudge(settings, tmp_path).judge(listed)
+    assert sorted(judged.verdicts) == ["t0", "t1", "t2", "t3"]
+    assert judged.n_left == 6
 
 
 def test_tries_that_brought_nothing_count_against_the_cap(server: JudgeServer, tmp_path: Path) -> None:

@@ -123,6 +123,19 @@ def test_a_partition_carries_the_fingerprint_of_what_it_was_made_from(lake: Lake
     assert lake.made_from(FEEDBACK, MONDAY) == ""
 
 
+def test_a_partition_without_a_finished_fingerprint_still_tells_its_rows_apart(lake: Lake) -> None:
+    """An empty fingerprint marks it as unfinished; what is made from it must notice when its rows change."""
+    assert lake.content(FEEDBACK, MONDAY) is None
+    lake.write(FEEDBACK, MONDAY, events(1), made_from="")
+    before = lake.content(FEEDBACK, MONDAY)
+    assert lake.made_from(FEEDBACK, MONDAY) == ""
+    lake.write(FEEDBACK, MONDAY, events(2), made_from="")
+    assert before
+    assert lake.content(FEEDBACK, MONDAY) not in ("", before)
+    lake.write(FEEDBACK, MONDAY, events(1), made_from="finished")
+    assert lake.content(FEEDBACK, MONDAY) == before
+
+
 def test_the_same_rows_give_the_same_file(tmp_path: Path) -> None:
     lake = lake_at(str(tmp_path))
     first = Path(lake.write(FEEDBACK, MONDAY, events(50), made_from="x")).read_bytes()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -65,6 +66,25 @@ def test_a_changed_case_is_version_two_from_the_day_of_recording_so_the_past_sta
     assert suite(ledger, date(2026, 6, 19)) == {"a": "old wording"}
     assert suite(ledger, date(2026, 6, 20)) == {"a": "new wording"}
     assert [version.version for _, version in ledger.entries()] == [1, 2]
+
+
+@pytest.mark.parametrize("unsaid", [None, ""])
+def test_importing_the_old_file_again_keeps_what_promotion_has_filled_in(unsaid: str | None, ledger: Ledger) -> None:
+    """A merge freezes the case and gives it the answer that it lacked; the nightly import does not know of it."""
+    from_file = GoldenCase(case_id="a", input="where is my card", expected_output=unsaid, created_at=JUNE_1)
+    (version,) = ledger.import_cases([from_file], "suite.jsonl", JUNE_1).added
+    merged = msgspec.structs.replace(
+        version, version=2, effective_on="2026-06-10", expected_output="On its way.", is_regression=True
+    )
+    with ledger.held():
+        ledger.record("promotion", [merged], "reviews", JUNE_10)
+    again = ledger.import_cases([from_file], "suite.jsonl", JUNE_20)
+    assert (again.added, again.unchanged) == ([], 1)
+    (tagged,) = ledger.import_cases([msgspec.structs.replace(from_file, tags=["vip"])], "suite.jsonl", JUNE_20).added
+    assert (tagged.version, tagged.expected_output, tagged.is_regression) == (3, "On its way.", True)
+    answered = msgspec.structs.replace(from_file, expected_output="In the post.")
+    (corrected,) = ledger.import_cases([answered], "suite.jsonl", JUNE_20).added
+    assert corrected.expected_output == "In the post."
 
 
 def test_the_same_case_twice_in_one_file_is_two_versions_or_one(ledger: Ledger) -> None:

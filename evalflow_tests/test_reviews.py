@@ -473,15 +473,16 @@ def test_a_case_that_begins_to_count_later_can_be_retired_before(ledger: Ledger)
     assert [suite(ledger, date(2026, 6, day)) for day in (9, 10, 15, 20)] == [[], [], [], []]
 
 
-def test_importing_a_retired_case_again_revives_nothing_and_a_changed_one_comes_back(ledger: Ledger) -> None:
+def test_no_import_revives_a_retired_case_and_a_changed_one_is_named(ledger: Ledger) -> None:
     ledger.import_cases([case("a")], "s", JUNE_1)
     ledger.retire(["a"], "why", "golden retire", JUNE_10)
-    assert ledger.import_cases([case("a")], "s", JUNE_20).unchanged == 1
-    assert suite(ledger, JUNE_20.date()) == []
-    (version,) = ledger.import_cases([case("a", "in other words")], "s", JUNE_20).added
-    assert (version.version, version.retired_on, version.retired_because) == (3, None, None)
-    assert suite(ledger, date(2026, 6, 19)) == []
-    assert suite(ledger, JUNE_20.date()) == ["a"]
+    same = ledger.import_cases([case("a")], "s", JUNE_20)
+    assert (same.added, same.unchanged, same.retired) == ([], 1, ())
+    changed = ledger.import_cases([case("a", "in other words"), case("a", tags=["vip"]), case("b")], "s", JUNE_20)
+    assert ([version.case_id for version in changed.added], changed.unchanged) == (["b"], 2)
+    assert changed.retired == ("a",)
+    assert suite(ledger, JUNE_20.date()) == ["b"]
+    assert ledger.newest()["a"].retired_because == "why"
 
 
 @pytest.mark.parametrize("stated", [None, False, True])

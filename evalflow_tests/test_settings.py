@@ -80,9 +80,9 @@ def test_a_whole_section_can_be_given_as_json(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("[sampling]\ntarget_perday = 400\n", "Setting sampling.target_perday = 400 is not usable"),
+        ("[sampling]\ntarget_perday = 400\n", "Setting sampling.target_perday is not usable"),
         ("[smapling]\ntarget_per_day = 400\n", "Setting smapling is not usable"),
-        ("traffic_strat = 2026-06-01\n", "Setting traffic_strat = "),
+        ("traffic_strat = 2026-06-01\n", "Setting traffic_strat is not usable"),
         ("[sampling]\ntarget_per_day = 'many'\n", "Setting sampling.target_per_day = 'many' is not usable"),
         ("[sampling]\ntarget_per_day = 0\n", "Setting sampling.target_per_day = 0 is not usable"),
         ("sampling = 3\n", "Setting sampling = 3 is not usable"),
@@ -103,6 +103,47 @@ def test_a_mistake_in_the_file_is_refused_by_name_and_says_where_to_mend_it(
 
 
 @pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('[judge]\napikey = "sk-secret-123"\n', "Setting judge.apikey is not usable"),
+        ('judge = "sk-secret-123"\n', "Setting judge is not usable"),
+        ('[judge]\napi_key = ["sk-secret-123"]\n', "Setting judge.api_key is not usable"),
+        ('[judge]\ntimeout_s = "sk-secret-123"\n', "Setting judge.timeout_s is not usable"),
+        ('api_key = "sk-secret-123"\n', "Setting api_key is not usable"),
+        ('[sampling]\nkey = "sk-secret-123"\n', "Setting sampling.key is not usable"),
+        ("[judge]\napi_key = sk-secret-123\n", "is not valid TOML"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_never_shown(text: str, named: str, tmp_path: Path) -> None:
+    write(tmp_path, text)
+    assert named in sentence(tmp_path)
+    assert "secret" not in sentence(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("http://u:pw@h:8000/v1?key=abc#abc", "http://h:8000/v1"),
+        ("http://h/v1?mail=a@b", "http://h/v1"),
+        ("u:pw@h/v1/", "h/v1"),
+        ("http://u:pw@proxy/http://h/v1", "http://proxy/http://h/v1"),
+        ("http://[::1]:8000/v1", "http://[::1]:8000/v1"),
+        ("http://[broken", "http://[broken"),
+        ("", ""),
+    ],
+)
+def test_an_address_is_shown_without_user_and_query_and_used_whole(given: str, shown: str, tmp_path: Path) -> None:
+    write(tmp_path, f"[judge]\nbase_url = {given!r}\n")
+    assert row(tmp_path, "judge.base_url").value == shown
+    assert load_settings(tmp_path).judge.base_url == given
+
+
+def test_a_key_that_is_set_is_not_among_what_status_shows(tmp_path: Path) -> None:
+    write(tmp_path, '[judge]\napi_key = "sk-secret-123"\n')
+    assert "secret" not in str(list(settings_with_origin(tmp_path)))
+
+
+@pytest.mark.parametrize(
     ("variable", "value", "named"),
     [
         (
@@ -116,7 +157,7 @@ def test_a_mistake_in_the_file_is_refused_by_name_and_says_where_to_mend_it(
             "many",
             "Setting sampling.target_per_day = 'many' is not usable",
         ),
-        ("EVALFLOW_SAMPLING", '{"targt": 4}', "Setting sampling.targt = 4 is not usable"),
+        ("EVALFLOW_SAMPLING", '{"targt": 4}', "Setting sampling.targt is not usable"),
         ("EVALFLOW_SAMPLING", "four", '"sampling"'),
         ("EVALFLOW_SOURCES__TRACES", "traces/", "lists and whole sections are written as JSON"),
     ],

@@ -42,10 +42,8 @@ class Journal:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold the folder alone while reading what is there and appending to it; a killed process lets go."""
-        self.root.parent.mkdir(parents=True, exist_ok=True)
-        with self.root.with_suffix(".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        """Hold the folder alone while reading what is there and appending to it."""
+        with locked(self.root.with_suffix(".lock")):
             yield
 
     def append(self, kind: str, lines: Sequence[bytes], source: str, recorded_at: datetime) -> Path | None:
@@ -100,6 +98,15 @@ class Journal:
             if file.name not in present:
                 rows = [row_of(line, file.recorded_at) for line in file.lines]
                 lake.write(table, file.name, pl.DataFrame(rows, schema=table.schema))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file of the home alone, waiting for it if need be; a process that is killed lets go of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _header_of(line: bytes) -> dict[str, Any]:

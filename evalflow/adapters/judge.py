@@ -1,7 +1,9 @@
 """The LLM judge: any OpenAI-compatible endpoint, asked through the official client, within a hard cap of cost.
 
 A verdict is paid once: it lies in a content-addressed cache from the moment it arrives, so that an interrupted run goes
-on where it stopped. The key is never part of a message, a log, a cache entry or anything that is stored.
+on where it stopped. Only answers that are not of the form wait there for the first one that is: where none ever is, it
+is the endpoint that has to be mended, and its answers are not kept. The key is never part of a message, a log, a cache
+entry or anything that is stored.
 Keep out: the rubric, the form of the question and of the answer (``core/grading.py``), and which traces are judged.
 """
 
@@ -14,7 +16,6 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -29,7 +30,7 @@ from evalflow.core.grading import (
 )
 from evalflow.core.lineage import fingerprint
 from evalflow.errors import UnreachableError
-from evalflow.settings import Judge
+from evalflow.settings import Judge, shown_url
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI, OpenAIError
@@ -41,6 +42,10 @@ NO_KEY = "none"
 """Sent to a base_url that no key was given for: local servers want none, and a key from elsewhere is not theirs."""
 REFUSALS_IN_A_ROW = 5
 """When so many items are refused and none was ever accepted, it is the request that is wrong and not the items."""
+FORMLESS_AT_LEAST = 5
+"""A call that got so many answers, none of them of the form asked for, says nothing about the items."""
+FORMLESS_IN_A_ROW = 20
+"""After so many answers without one of the form no more are paid for."""
 TOKENS_AROUND_A_MESSAGE = 16
 PER_MILLION = 1_000_000
 
@@ -98,7 +103,8 @@ class LlmJudge:
         """Verdicts of the items, asked in their order, each distinct content once.
 
         Stops at the first sign that the endpoint cannot be used; what was answered until then is kept. An item that
-        the endpoint refuses for its content is unscored, and the others go on.
+        the endpoint refuses for its content is unscored, and the others go on. At the first item that does not fit
+        under the cap nothing more is asked, so that what was asked is the beginning of the items, not their short ones.
         """
         run = _Run()
         waiting: dict[str, list[JudgeItem]] = {}
@@ -144,6 +150,10 @@ class LlmJudge:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(settings.concurrency, len(waiting))):
                     group.create_task(self._work(queue, endpoint, budget, run))
+            if len(run.formless) < FORMLESS_AT_LEAST:
+                self._keep(run, run.formless)
+            else:
+                run.failure = run.failure or _formless_failure(run.formless, endpoint)
         run.paid_usd = budget.paid_usd
 
     async def _work(
@@ -172,8 +182,21 @@ class LlmJudge:
                     continue
                 verdict = self._verdict_of(reply, per_request)
                 reserved.settle(verdict.cost_usd or 0.0, lost_usd=reply.retries_taken * per_request)
+            run.n_answered += 1
+            answered = _Answered(key, same, verdict)
+            if reply.is_of_form or run.has_form:
+                run.has_form = True
+                self._keep(run, [*run.formless, answered])
+                run.formless.clear()
+                continue
+            run.formless.append(answered)
+            if len(run.formless) >= FORMLESS_IN_A_ROW:
+                run.failure = run.failure or _formless_failure(run.formless, endpoint)
+
+    def _keep(self, run: "_Run", answers: Sequence["_Answered"]) -> None:
+        for key, same, verdict in answers:
             self.cache.put(key, verdict)
-            run.accept(same, verdict)
+            run.verdicts |= {item.item_id: verdict for item in same}
 
     def _verdict_of(self, reply: "_Reply", most_usd: float) -> JudgeVerdict:
         limit = self.settings.max_answer_tokens
@@ -207,26 +230,32 @@ def judge_version(settings: Judge) -> str:
     return f"{settings.model}@{rubric_version()}"
 
 
+class _Answered(NamedTuple):
+    """A verdict that arrived, its name in the cache, and the items that share it."""
+
+    key: str
+    same: list[JudgeItem]
+    verdict: JudgeVerdict
+
+
 @dataclass
 class _Run:
-    """What a call has come to so far."""
+    """What a call has come to so far; ``formless`` holds back answers not of the form until one is, ``has_form``."""
 
     verdicts: dict[str, JudgeVerdict] = field(default_factory=dict)
     paid_usd: float = 0.0
     n_left: int = 0
-    n_accepted: int = 0
+    n_answered: int = 0
+    has_form: bool = False
+    formless: list[_Answered] = field(default_factory=list)
     refused: list[JudgeItem] = field(default_factory=list)
     failure: UnreachableError | None = None
-
-    def accept(self, same: list[JudgeItem], verdict: JudgeVerdict) -> None:
-        self.n_accepted += 1
-        self.verdicts |= {item.item_id: verdict for item in same}
 
     def refuse(self, same: list[JudgeItem], reason: str, shown_url: str) -> None:
         self.refused += same
         verdict = JudgeVerdict(verdict="unscored", reason=f"the endpoint refused the request: {reason}")
         self.verdicts |= {item.item_id: verdict for item in same}
-        if not self.n_accepted and len(self.refused) >= REFUSALS_IN_A_ROW:
+        if not self.n_answered and len(self.refused) >= REFUSALS_IN_A_ROW:
             for item in self.refused:
                 self.verdicts.pop(item.item_id)
             self.failure = self.failure or UnreachableError(
@@ -247,24 +276,31 @@ class _Reservation:
 
 
 class _Budget:
-    """The run's cap: what is paid, what may have been, and what requests under way may still cost stay below it."""
+    """The run's cap: what is paid, what may have been, and what requests under way may still cost stay below it.
+
+    Requests have their turn in the order in which they come; after the first that does not fit none does.
+    """
 
     def __init__(self, cap_usd: float) -> None:
         self.cap_usd = cap_usd
         self.paid_usd = self.lost_usd = 0.0
+        self.is_spent = False
         self.reserved: dict[int, float] = {}
+        self.turn = asyncio.Lock()
         self.changed = asyncio.Condition()
 
     @asynccontextmanager
     async def reserve(self, most_usd: float) -> AsyncIterator[_Reservation | None]:
         """Set ``most_usd`` aside, waiting for requests under way to settle; None when the cap has no room left."""
         reservation = _Reservation()
-        async with self.changed:
-            await self.changed.wait_for(lambda: self._fits(most_usd) or not self.reserved)
-            fits = self._fits(most_usd)
-            if fits:
+        async with self.turn, self.changed:
+            if not self.is_spent:
+                await self.changed.wait_for(lambda: self._fits(most_usd) or not self.reserved)
+                self.is_spent = not self._fits(most_usd)
+            is_reserved = not self.is_spent
+            if is_reserved:
                 self.reserved[id(reservation)] = most_usd
-        if not fits:
+        if not is_reserved:
             yield None
             return
         try:
@@ -312,11 +348,15 @@ class _Completion(msgspec.Struct):
 
 
 class _Reply(NamedTuple):
-    """What came back for one item; ``retries_taken`` counts the tries before it that brought nothing."""
+    """What came back for one item; ``retries_taken`` counts the tries before it that brought nothing.
+
+    ``is_of_form`` is false of an answer that holds no verdict; a refusal is a form of its own.
+    """
 
     graded: Graded
     usage: _Usage | None
     is_cut: bool
+    is_of_form: bool
     retries_taken: int
 
 
@@ -326,7 +366,7 @@ class _Endpoint:
     def __init__(self, client: "AsyncOpenAI", settings: Judge) -> None:
         self.client, self.settings = client, settings
         self.secrets = [secret for secret in (client.api_key, client.admin_api_key) if secret and secret != NO_KEY]
-        self.shown_url = _shown(str(client.base_url))
+        self.shown_url = shown_url(str(client.base_url))
         self.form: dict[str, Any] = {
             "temperature": 0,
             "max_tokens": settings.max_answer_tokens,
@@ -380,13 +420,16 @@ class _Endpoint:
                 "correct judge.base_url, which mostly ends in /v1."
             ) from None
         if not completion.choices:
-            return _Reply(Graded("unscored", "the judge gave no answer"), completion.usage, False, retries_taken)
+            return _Reply(Graded("unscored", "the judge gave no answer"), completion.usage, False, False, retries_taken)
         choice = completion.choices[0]
         if choice.message.refusal and not choice.message.content:
             graded = Graded("unscored", f"the judge refused: {self._redacted(choice.message.refusal)}")
+            is_of_form = True
         else:
-            graded = parse_judge_answer(self._redacted(choice.message.content or ""))
-        return _Reply(graded, completion.usage, choice.finish_reason == "length", retries_taken)
+            content = self._redacted(choice.message.content or "")
+            graded = parse_judge_answer(content)
+            is_of_form = _is_of_form(content)
+        return _Reply(graded, completion.usage, choice.finish_reason == "length", is_of_form, retries_taken)
 
     def _said(self, error: "APIStatusError") -> str:
         """The endpoint's own message, short and without the key."""
@@ -456,10 +499,19 @@ def _simpler(form: dict[str, Any], said: str, may_guess: bool) -> dict[str, Any]
     return None
 
 
-def _shown(url: str) -> str:
-    """The address without what may be secret in it: user, password, query."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
+def _is_of_form(content: str) -> bool:
+    """Whether a verdict can be read; ``unscored`` may be the judge's own, which then could have been another."""
+    return parse_judge_answer(content.replace("unscored", "pass")).verdict != "unscored"
+
+
+def _formless_failure(answers: Sequence[_Answered], endpoint: _Endpoint) -> UnreachableError:
+    """Nothing of the answers is repeated: they may hold whatever the graded texts made the model say."""
+    settings, n_cut = endpoint.settings, sum(answered.verdict.cut_at is not None for answered in answers)
+    return UnreachableError(
+        f"None of the first {len(answers)} answers of the judge endpoint {endpoint.shown_url} for {settings.model!r} was "
+        f"of the form asked for ({n_cut} of them cut off at judge.max_answer_tokens = {settings.max_answer_tokens}); "
+        "check the server's chat template, judge.model and judge.max_answer_tokens."
+    )
 
 
 # -- the cache -------------------------------------------------------------------------------------------------

@@ -48,13 +48,16 @@ class Lake:
                 self.write(table, BORN[table.unit], pl.DataFrame(schema=table.schema))
         self._sweep_temporaries()
 
-    def write(self, table: Table, key: Key, frame: pl.DataFrame, *, made_from: str = "", name: str = PART) -> str:
+    def write(
+        self, table: Table, key: Key, frame: pl.DataFrame, *, made_from: str | None = None, name: str = PART
+    ) -> str:
         """Replace one partition (or one named file of it) atomically and return its path.
 
-        ``frame`` must hold the table's columns, in any order; they are cast to the table's types.
+        ``frame`` must hold the table's columns, in any order; they are cast to the table's types. With ``made_from``,
+        even an empty one for a partition that is unfinished, the hash of the rows is stored beside it.
         """
         ordered = frame.select(pl.col(column).cast(dtype) for column, dtype in table.schema.items())
-        metadata = {MADE_FROM: made_from, CONTENT: _hash_of(_parquet(ordered, {}))} if made_from else {}
+        metadata = {MADE_FROM: made_from, CONTENT: _hash_of(_parquet(ordered, {}))} if made_from is not None else {}
         path = self.path(table, key, name)
         self._put(path, _parquet(ordered, metadata))
         return path
@@ -120,11 +123,11 @@ class Lake:
             )
 
     def made_from(self, table: Table, key: Key) -> str | None:
-        """The stored fingerprint of a partition's inputs, or None when the partition does not exist."""
+        """The stored fingerprint of a partition's inputs, empty without one; None when the partition does not exist."""
         return self._stored(table, key, MADE_FROM)
 
     def content(self, table: Table, key: Key) -> str | None:
-        """The hash of a partition's rows, or None when the partition does not exist."""
+        """The hash of a partition's rows, empty if it was not stored; None when the partition does not exist."""
         return self._stored(table, key, CONTENT)
 
     def _stored(self, table: Table, key: Key, name: str) -> str | None:

@@ -68,11 +68,12 @@ class CaseVersion(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=False
 
 @dataclass(frozen=True)
 class Recorded:
-    """What an append did."""
+    """What an append did; ``retired`` names the cases that stay retired though an import holds them changed."""
 
     path: Path | None
     added: list[CaseVersion]
     unchanged: int
+    retired: tuple[str, ...] = ()
 
 
 class Ledger:
@@ -93,22 +94,27 @@ class Ledger:
         """Append the cases that are new or changed as one file.
 
         A new case is effective on its ``created_at`` day (or the day of recording when it has none); a changed one
-        from the day of recording, so that what past weeks counted stays what it was. A regression stays one.
+        from the day of recording, so that what past weeks counted stays what it was. A regression stays one, an
+        expected answer that the file lacks is kept, and a retired case stays retired, whatever the file says of it.
         """
         with self.held():
             newest = self.newest()
             today = recorded_at.date().isoformat()
             added: list[CaseVersion] = []
+            retired: dict[str, None] = {}
             unchanged = 0
             for case in cases:
                 old = newest.get(case.case_id)
                 version = _imported(case, old, today)
-                if old and old.content == version.content:  # also when retired: a nightly import revives nothing
+                is_same = old is not None and old.content == version.content
+                if is_same or (old and old.retired_on):  # a nightly import revives nothing
                     unchanged += 1
+                    if not is_same:
+                        retired[case.case_id] = None
                     continue
                 newest[case.case_id] = version
                 added.append(version)
-            return Recorded(self.record("import", added, source, recorded_at), added, unchanged)
+            return Recorded(self.record("import", added, source, recorded_at), added, unchanged, tuple(retired))
 
     def retire(self, case_ids: Iterable[str], because: str, source: str, recorded_at: datetime) -> Recorded:
         """Append a retirement of each case that is in the suite; from the day of recording it counts no more.
@@ -183,12 +189,13 @@ def _newest_of(versions: Iterable[CaseVersion]) -> dict[str, CaseVersion]:
 
 
 def _imported(case: GoldenCase, old: CaseVersion | None, today: str) -> CaseVersion:
+    """The next version of the case; a file that does not know what promotion has added takes nothing of it away."""
     created_at = None if case.created_at is None else case.created_at.isoformat()
     return CaseVersion(
         case_id=case.case_id,
         version=old.version + 1 if old else 1,
         input=case.input,
-        expected_output=case.expected_output,
+        expected_output=old.expected_output if old and not case.expected_output else case.expected_output,
         origin=case.origin,
         created_at=created_at,
         effective_on=created_at[:10] if created_at and not old else today,

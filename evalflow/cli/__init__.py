@@ -9,10 +9,9 @@ import sys
 import warnings
 
 import typer
-from rich.markup import escape
 
 from evalflow.cli import flywheel, gate, golden, pipeline
-from evalflow.cli.terminal import err, print_json
+from evalflow.cli.terminal import err, print_json, shown
 from evalflow.errors import EvalflowError, ExitCode
 
 app = typer.Typer(
@@ -49,7 +48,7 @@ def main() -> None:
 def _say(message: str, code: ExitCode) -> int:
     """The error as one sentence on stderr, and with --json as a document on stdout too."""
     if message:  # empty after the help that a bare `evalflow` prints
-        err.print(f"[red]error:[/red] {escape(message)}", soft_wrap=True)
+        err.print(f"[red]error:[/red] {shown(message)}", soft_wrap=True)
         if "--json" in sys.argv:
             print_json({"error": message, "exit_code": int(code)})
     return int(code)

@@ -1,6 +1,6 @@
 """The commands that turn the flywheel: refresh, triage, promote.
 
-Everything that comes from traces is hostile text: it is escaped before it reaches the terminal.
+Everything that comes from traces is hostile text: `shown` stands between it and the terminal.
 """
 
 import json
@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from evalflow.adapters.home import Home, open_home
@@ -25,6 +24,7 @@ from evalflow.cli.terminal import (
     print_bad_lines,
     print_json,
     shortened,
+    shown,
     write_files,
 )
 from evalflow.errors import CannotTellError, ExitCode, UsageError
@@ -34,7 +34,7 @@ triage = typer.Typer(
     no_args_is_help=True, help="The queue of traces for people to look at: list, show, export, import."
 )
 app.add_typer(triage, name="triage")
-SHOWN_ITEMS, SHOWN_QUOTAS = 30, 15
+SHOWN_ITEMS, SHOWN_QUOTAS, SHOWN_NOTES = 30, 15, 10
 ANSWER_FIELDS = ("verdict", "expected_output", "severity", "duplicate_of", "comment", "reviewer")
 """What a reviewer fills in, in this order, at the end of each exported line."""
 
@@ -112,7 +112,11 @@ def promote(
     else:
         out.print("Nothing new to promote.")
     if report["dismissed"]:
-        out.print(f"{counted(report['dismissed'], 'trace')} dismissed: not a failure after all.")
+        out.print(f"{counted(report['dismissed'], 'trace')} dismissed so far: not a failure after all.")
+    for note in report["notes"][:SHOWN_NOTES]:
+        out.print(shown(note), soft_wrap=True)
+    if len(report["notes"]) > SHOWN_NOTES:
+        out.print(f"{len(report['notes']) - SHOWN_NOTES} more were merged: --json shows all.")
     _print_waiting(report["waiting"])
     jsd = report["jsd_raw"]
     if jsd and jsd["predicted"] is not None and jsd["actual"] is not None:
@@ -135,21 +139,21 @@ def triage_list(
 
     workspace = open_home(home)
     items = queued_items(workspace)
-    shown = [item for item in items if everything or item.is_waiting]
+    listed = [item for item in items if everything or item.is_waiting]
     if as_json:
-        print_json([_item_document(item) for item in shown])
+        print_json([_item_document(item) for item in listed])
         return
     if not items:
         out.print("The queue is empty; `evalflow refresh --budget N` fills it.")
         return
     table = Table("trace", "priority", "source", "bin", "state", "input")
-    for item in shown[:SHOWN_ITEMS]:
+    for item in listed[:SHOWN_ITEMS]:
         row = item.row
         cells = (row["trace_id"], f"{row['priority']:.2f}", row["source"], row["label"], item.state, row["text"])
-        table.add_row(*(escape(shortened(cell, 60)) for cell in cells))
+        table.add_row(*(shown(shortened(cell, 60)) for cell in cells))
     out.print(table)
-    if len(shown) > SHOWN_ITEMS:
-        out.print(f"{len(shown) - SHOWN_ITEMS} more: --json shows all.")
+    if len(listed) > SHOWN_ITEMS:
+        out.print(f"{len(listed) - SHOWN_ITEMS} more: --json shows all.")
     n_waiting = sum(item.is_waiting for item in items)
     out.print(f"{counted(n_waiting, 'trace')} waiting, {len(items) - n_waiting} done.")
     _print_waiting([item.decision.why for item in items if item.decision.why and item.is_waiting])
@@ -173,19 +177,19 @@ def triage_show(
         return
     for name in ("trace_id", "state", "case_id", "reason", "priority", "label", "timestamp", "model", "prompt_version"):
         if document[name] is not None:
-            out.print(f"[dim]{name:<15}[/dim]{escape(str(document[name]))}", soft_wrap=True)
+            out.print(f"[dim]{name:<15}[/dim]{shown(str(document[name]))}", soft_wrap=True)
     for turn in document["context"].get("conversation", []):
-        out.print(f"[dim]{escape(turn['role']):<15}[/dim]{escape(turn['content'])}", soft_wrap=True)
-    out.print(f"[bold]{'user':<15}{escape(document['input'])}[/bold]", soft_wrap=True)
-    out.print(f"[bold]{'assistant':<15}{escape(document['output'] or 'no answer')}[/bold]", soft_wrap=True)
+        out.print(f"[dim]{shown(turn['role']):<15}[/dim]{shown(turn['content'])}", soft_wrap=True)
+    out.print(f"[bold]{'user':<15}{shown(document['input'])}[/bold]", soft_wrap=True)
+    out.print(f"[bold]{'assistant':<15}{shown(document['output'] or 'no answer')}[/bold]", soft_wrap=True)
     rest = {name: value for name, value in document["context"].items() if name != "conversation"}
     for name, value in [("signals", document["negative_signals"]), ("grades", document["grades"]), *rest.items()]:
         if value:
-            out.print(f"[dim]{escape(name):<15}[/dim]{escape(json.dumps(value, ensure_ascii=False))}", soft_wrap=True)
+            out.print(f"[dim]{shown(name):<15}[/dim]{shown(json.dumps(value, ensure_ascii=False))}", soft_wrap=True)
     for review in document["reviews"]:
-        out.print(f"[dim]{'review':<15}[/dim]{escape(json.dumps(review, ensure_ascii=False))}", soft_wrap=True)
+        out.print(f"[dim]{'review':<15}[/dim]{shown(json.dumps(review, ensure_ascii=False))}", soft_wrap=True)
     if found[0].decision.why:
-        out.print(f"[yellow]{escape(found[0].decision.why)}[/yellow]", soft_wrap=True)
+        out.print(f"[yellow]{shown(found[0].decision.why)}[/yellow]", soft_wrap=True)
 
 
 @triage.command("export", epilog="Example: evalflow triage export --out queue.jsonl")
@@ -204,7 +208,7 @@ def triage_export(
     text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
     if target is not None:
         write_files({target: text})
-        err.print(f"{counted(len(rows), 'trace')} written to {escape(str(target))}")
+        err.print(f"{counted(len(rows), 'trace')} written to {shown(str(target))}")
         if as_json:
             print_json({"traces": len(rows), "path": str(target)})
     elif as_json:
@@ -306,8 +310,8 @@ def _print_refresh(document: dict[str, Any]) -> None:
     )
     table = Table("bin", "label", "traffic", "cases", "labels", "why")
     for row in document["quotas"][:SHOWN_QUOTAS]:
-        cells = (f"{row['production_share']:.1%}", str(row["golden_cases"]), str(row["quota"]), row["reason"])
-        table.add_row(row["bin"], escape(row["label"]), *cells)
+        cells = (f"{row['production_share']:.1%}", str(row["golden_cases"]), str(row["quota"]), shown(row["reason"]))
+        table.add_row(shown(row["bin"]), shown(row["label"]), *cells)
     out.print(table)
     if len(document["quotas"]) > SHOWN_QUOTAS:
         out.print(f"{len(document['quotas']) - SHOWN_QUOTAS} more bins: --json shows all.")
@@ -322,13 +326,13 @@ def _print_refresh(document: dict[str, Any]) -> None:
     if document["retire"]:
         out.print(f"{counted(len(document['retire']), 'case')} may retire; look, then `evalflow golden retire`:")
         for row in document["retire"][:10]:
-            out.print(f"  {escape(row['case_id'])}: {escape(row['reason'])}", soft_wrap=True)
+            out.print(f"  {shown(row['case_id'])}: {shown(row['reason'])}", soft_wrap=True)
     out.print("Next: evalflow triage export --out queue.jsonl, answer, evalflow triage import queue.jsonl")
 
 
 def _print_waiting(sentences: list[str]) -> None:
     for sentence in sentences[:10]:
-        out.print(f"[yellow]waiting:[/yellow] {escape(sentence)}", soft_wrap=True)
+        out.print(f"[yellow]waiting:[/yellow] {shown(sentence)}", soft_wrap=True)
     if len(sentences) > 10:
         out.print(f"{len(sentences) - 10} more are waiting: --json shows all.")
 

@@ -6,10 +6,9 @@ Keep out: the decision itself (``core/gate.py``); nothing is written to the home
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from evalflow.adapters.home import Home, open_home
@@ -25,10 +24,13 @@ from evalflow.cli.terminal import (
     print_bad_lines,
     print_json,
     shortened,
+    shown,
 )
 from evalflow.core.gate import Decision, GateVerdict, SuiteCase, Unqualified, decide
-from evalflow.defs.suite import SuiteInTraffic, suite_in_traffic
 from evalflow.errors import CannotTellError, ExitCode
+
+if TYPE_CHECKING:
+    from evalflow.defs.suite import SuiteInTraffic
 
 app = typer.Typer()
 SHOWN_CASES = 20
@@ -59,6 +61,8 @@ def gate(
 
     The suite is that of the day, the traffic that of the newest closed week up to it.
     """
+    from evalflow.defs.suite import suite_in_traffic
+
     workspace = open_home(home)
     day = day_of(as_of, "--as-of") or workspace.calendar.now
     read = read_results(results)
@@ -115,7 +119,7 @@ def _left_out(workspace: Home, read: Results, cases: Sequence[CaseVersion]) -> l
     return found
 
 
-def _figures(verdict: GateVerdict, traffic: SuiteInTraffic) -> dict[str, Any]:
+def _figures(verdict: GateVerdict, traffic: "SuiteInTraffic") -> dict[str, Any]:
     return {
         "reasons": list(verdict.reasons),
         "n_cases": verdict.n_cases,
@@ -146,7 +150,7 @@ def _figures(verdict: GateVerdict, traffic: SuiteInTraffic) -> dict[str, Any]:
 
 
 def _print(
-    verdict: GateVerdict, traffic: SuiteInTraffic, cases: Sequence[CaseVersion], day: date, min_pass_rate: float
+    verdict: GateVerdict, traffic: "SuiteInTraffic", cases: Sequence[CaseVersion], day: date, min_pass_rate: float
 ) -> None:
     color = _COLORS[verdict.verdict]
     low, high = verdict.suite.interval
@@ -175,7 +179,7 @@ def _print(
             soft_wrap=True,
         )
     for reason in verdict.reasons:
-        out.print(f"- {escape(reason)}", soft_wrap=True)
+        out.print(f"- {shown(reason)}", soft_wrap=True)
     _print_regressions(verdict, {case.case_id: case.input for case in cases})
     _print_low_bins(verdict, traffic, min_pass_rate)
 
@@ -186,13 +190,13 @@ def _print_regressions(verdict: GateVerdict, inputs: dict[str, str]) -> None:
         return
     table = Table("failing regression", "input")
     for case_id in failing[:SHOWN_CASES]:
-        table.add_row(_shown(case_id), _shown(inputs[case_id]))
+        table.add_row(_short(case_id), _short(inputs[case_id]))
     out.print(table)
     if len(failing) > SHOWN_CASES:
         out.print(f"{counted(len(failing) - SHOWN_CASES, 'more failing regression')}: --json shows all.")
 
 
-def _print_low_bins(verdict: GateVerdict, traffic: SuiteInTraffic, min_pass_rate: float) -> None:
+def _print_low_bins(verdict: GateVerdict, traffic: "SuiteInTraffic", min_pass_rate: float) -> None:
     """The bins below the wanted rate, those first whose failures stand for the most traffic."""
     low = [row for row in verdict.bins if row.pass_rate is not None and row.pass_rate < min_pass_rate]
     if not low:
@@ -201,8 +205,8 @@ def _print_low_bins(verdict: GateVerdict, traffic: SuiteInTraffic, min_pass_rate
     table = Table("low bin", "label", "traffic", "passed", "scored", "cases")
     for row in low[:SHOWN_BINS]:
         share = "" if row.production_share is None else f"{row.production_share:.1%}"
-        label = _shown(traffic.labels.get(row.bin, ""))
-        table.add_row(_shown(row.bin), label, share, str(row.n_passed), str(row.n_scored), str(row.n_cases))
+        label = _short(traffic.labels.get(row.bin, ""))
+        table.add_row(_short(row.bin), label, share, str(row.n_passed), str(row.n_scored), str(row.n_cases))
     out.print(table)
     if len(low) > SHOWN_BINS:
         out.print(f"{counted(len(low) - SHOWN_BINS, 'more low bin')}: --json shows all.")
@@ -212,17 +216,16 @@ def _print_left_aside(read: Results, left_out: list[dict[str, str]]) -> None:
     if left_out:
         err.print(f"{counted(len(left_out), 'result')} left out, because the case is not in the suite:")
         for row in left_out[:SHOWN_CASES]:
-            err.print(f"  {_shown(row['case_id'])}: {row['reason']}", soft_wrap=True)
+            err.print(f"  {_short(row['case_id'])}: {row['reason']}", soft_wrap=True)
     if read.repeated:
         named = ", ".join(map(repr, read.repeated[:3])) + (", ..." if len(read.repeated) > 3 else "")
         err.print(
-            f"{counted(len(read.repeated), 'case')} given more than once with the same outcome, counted once: {escape(named)}",
+            f"{counted(len(read.repeated), 'case')} given more than once with the same outcome, counted once: {shown(named)}",
             soft_wrap=True,
         )
     lines = [f"{bad.file}:{bad.line}: {bad.reason}" for bad in read.unusable]
     print_bad_lines(lines, len(lines), "correct them and ask again")
 
 
-def _shown(text: str) -> str:
-    """One line of somebody else's text: neither markup nor a control sequence of the terminal gets through."""
-    return escape("".join(sign if sign.isprintable() else "\ufffd" for sign in shortened(text, 70)))
+def _short(text: str) -> str:
+    return shown(shortened(text, 70))

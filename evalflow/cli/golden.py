@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from evalflow.adapters.home import Home, open_home
@@ -24,6 +23,7 @@ from evalflow.cli.terminal import (
     print_bad_lines,
     print_json,
     shortened,
+    shown,
     write_files,
 )
 from evalflow.errors import CannotTellError, EvalflowError, ExitCode, UsageError
@@ -31,6 +31,8 @@ from evalflow.errors import CannotTellError, EvalflowError, ExitCode, UsageError
 app = typer.Typer(no_args_is_help=True, help="The golden set: import, list, export, retire.")
 REGRESSIONS_FILE = "regressions.jsonl"
 """Lies beside every exported file and holds its frozen cases alone."""
+
+SHOWN_RETIRED = 10
 
 
 @app.command("import", epilog="Example: evalflow golden import suite.jsonl")
@@ -52,11 +54,13 @@ def golden_import(
             "unchanged": done.unchanged,
             "effective_on": days,
             "unusable": done.unusable,
+            "retired": list(done.retired),
         }
         print_json(document)
     else:
         since = f", counting from {days[0]}" + (f" to {days[-1]}" if len(days) > 1 else "") if days else ""
         out.print(f"{counted(len(done.added), 'case')} added to the ledger{since}; {done.unchanged} there already.")
+        _print_retired(done.retired)
         lines = [f"{row['file']}:{row['line']}: {row['reason']}" for row in done.unusable]
         print_bad_lines(lines, len(lines), "correct them and import again")
     if done.unusable:
@@ -85,7 +89,7 @@ def golden_list(
             "frozen" if case.is_regression else "",
             shortened(case.input, 70),
         )
-        table.add_row(*map(escape, cells))
+        table.add_row(*map(shown, cells))
     out.print(table if cases else "The golden set is empty; import one with `evalflow golden import`.")
     if cases:
         n_frozen = sum(case.is_regression for case in cases)
@@ -116,8 +120,8 @@ def golden_export(
         frozen = [document for document in documents if document["is_regression"]]
         beside = target.with_name(REGRESSIONS_FILE)
         write_files({target: _as_lines(documents), beside: _as_lines(frozen)})
-        err.print(f"{counted(len(documents), 'case')} written to {escape(str(target))}", soft_wrap=True)
-        err.print(f"{counted(len(frozen), 'frozen regression')} written to {escape(str(beside))}", soft_wrap=True)
+        err.print(f"{counted(len(documents), 'case')} written to {shown(str(target))}", soft_wrap=True)
+        err.print(f"{counted(len(frozen), 'frozen regression')} written to {shown(str(beside))}", soft_wrap=True)
         if as_json:
             print_json(
                 {
@@ -132,7 +136,7 @@ def golden_export(
     else:
         sys.stdout.write(_as_lines(documents))
     if without_bins:
-        err.print(f"[yellow]without bins:[/yellow] {escape(without_bins)}", soft_wrap=True)
+        err.print(f"[yellow]without bins:[/yellow] {shown(without_bins)}", soft_wrap=True)
 
 
 @app.command("retire", epilog="Example: evalflow golden retire parcel-1 --because 'feature gone'")
@@ -160,6 +164,15 @@ def golden_retire(
         + (f" from {since}" if since else "")
         + f"; {done.unchanged} retired before.",
     )
+
+
+def _print_retired(case_ids: Sequence[str]) -> None:
+    if not case_ids:
+        return
+    stay = "case is retired and stays so" if len(case_ids) == 1 else "cases are retired and stay so"
+    more = f" and {len(case_ids) - SHOWN_RETIRED:,} more" if len(case_ids) > SHOWN_RETIRED else ""
+    named = shown(", ".join(case_ids[:SHOWN_RETIRED]))
+    out.print(f"{len(case_ids):,} {stay}: {named}{more}; what counts again needs a new case_id.", soft_wrap=True)
 
 
 def _case_document(case: CaseVersion) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from evalflow.adapters.home import Home, open_home
@@ -26,6 +25,7 @@ from evalflow.cli.terminal import (
     print_bad_lines,
     print_json,
     progress_bars,
+    shown,
 )
 from evalflow.core.calendar import monday_of, previous_month, sunday_of
 from evalflow.errors import CannotTellError, EvalflowError, ExitCode, UsageError
@@ -119,10 +119,10 @@ def run(
         total = sum(walked.computed.values())
         out.print(f"{total} partitions computed." if total else "Everything is up to date.")
         for warning in walked.failed_checks:
-            out.print(f"[yellow]warning:[/yellow] {escape(warning)}", soft_wrap=True)
-        out.print(_headline(measured) if measured else escape(why_not), soft_wrap=True)
+            out.print(f"[yellow]warning:[/yellow] {shown(warning)}", soft_wrap=True)
+        out.print(_headline(measured) if measured else shown(why_not), soft_wrap=True)
         if not_graded:
-            err.print(f"[red]error:[/red] {escape(str(not_graded))}", soft_wrap=True)
+            err.print(f"[red]error:[/red] {shown(str(not_graded))}", soft_wrap=True)
     if not_graded:
         raise typer.Exit(not_graded.exit_code)
     if landing.get("quarantined"):
@@ -198,7 +198,7 @@ def status(home: HomeOption = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json(document)
         return
-    out.print(f"home    {escape(str(workspace.path))}")
+    out.print(f"home    {shown(str(workspace.path))}")
     out.print(f"traffic {calendar.start} to {calendar.last_day}" + (" (closed)" if calendar.end else ""))
     out.print(f"golden  {document['golden_cases']} cases")
     table = Table("station", "partitions", "up to date", "changed", "missing")
@@ -207,7 +207,7 @@ def status(home: HomeOption = None, as_json: AsJson = False) -> None:
     out.print(table)
     chosen = Table("setting", "value", "origin", "why")
     for key, value, origin, reason in settings:
-        chosen.add_row(key, escape(str(value)), origin, reason)
+        chosen.add_row(key, shown(str(value)), origin, reason)
     out.print(chosen)
 
 
@@ -230,9 +230,9 @@ def sql(
     if as_json:
         print_json([dict(zip(columns, row, strict=True)) for row in rows])
         return
-    table = Table(*columns)
+    table = Table(*map(shown, columns))
     for row in rows:
-        table.add_row(*(escape("" if value is None else str(value)) for value in row))
+        table.add_row(*(shown("" if value is None else str(value)) for value in row))
     out.print(table)
 
 
@@ -251,7 +251,7 @@ def ui(
         "PYTHONWARNINGS": "ignore:Function",  # Dagster's advice to type `dg dev` instead of this very command
     }
     err.print(
-        f"The UI of {escape(str(workspace.path))} comes up at http://{host}:{port} (assets: /assets). Ctrl-C ends it."
+        f"The UI of {shown(str(workspace.path))} comes up at http://{host}:{port} (assets: /assets). Ctrl-C ends it."
     )
     dagster = str(Path(sys.executable).with_name("dagster"))
     arguments = ["dagster", "dev", "-m", "evalflow.definitions", "-h", host, "-p", str(port)]
@@ -314,7 +314,7 @@ def doctor(home: HomeOption = None, as_json: AsJson = False) -> None:
     else:
         for name, finding in findings.items():
             mark = "[green]ok[/green] " if finding["ok"] else "[red]bad[/red]"
-            out.print(f"{mark} {name:<9}{escape(finding['text'])}", soft_wrap=True)
+            out.print(f"{mark} {name:<9}{shown(finding['text'])}", soft_wrap=True)
     if worst:
         raise typer.Exit(worst)
 
@@ -351,7 +351,7 @@ def _print_landing(report: dict[str, Any]) -> None:
     if report["traffic_start"]:
         out.print(f"traffic_start is now {report['traffic_start']}; reload the code location in a UI that is open.")
     for path in report["ignored"][:10]:
-        out.print(f"left aside, not a trace file: {escape(path)}", soft_wrap=True)
+        out.print(f"left aside, not a trace file: {shown(path)}", soft_wrap=True)
     print_bad_lines(
         [f"{file['path']}:{bad['line']}: {bad['reason']}" for file in report["files"] for bad in file["first_bad"]],
         report["quarantined"],
@@ -387,7 +387,7 @@ def _print_coverage(measured: Any) -> None:
             f"the smallest hole that {coverage.n_golden} cases can show is {coverage.smallest_visible_hole:.1%} of traffic"
         )
     for alarm in coverage.alarms:
-        out.print(f"[red]alarm:[/red] {escape(alarm.text)}", soft_wrap=True)
+        out.print(f"[red]alarm:[/red] {shown(alarm.text)}", soft_wrap=True)
     if coverage.jsd is None:
         out.print(
             "Import a golden set with `evalflow golden import FILE`, then `evalflow run`; these are the bins by share:"
@@ -397,8 +397,8 @@ def _print_coverage(measured: Any) -> None:
     for row in bins[:SHOWN_BINS]:
         term = "" if row.jsd_term is None else f"{row.jsd_term:.4f}"
         table.add_row(
-            row.bin,
-            escape(row.label),
+            shown(row.bin),
+            shown(row.label),
             f"{row.production_share:.1%}",
             str(row.golden_cases),
             f"{row.golden_share:.1%}",

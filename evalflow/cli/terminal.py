@@ -22,6 +22,8 @@ from evalflow.errors import CannotTellError, UsageError
 
 PIPED_WIDTH = 10_000
 """Where no screen sets the width, a table shows its cells whole."""
+_KEPT = "\n\t\u200c\u200d"
+"""Not printable and harmless: the breaks of a text, and the joiners that Persian, Hindi and emoji are written with."""
 
 
 def _console(*, stderr: bool = False) -> Console:
@@ -71,7 +73,7 @@ def print_bad_lines(lines: list[str], total: int, advice: str) -> None:
         return
     err.print(f"[yellow]{counted(total, 'line')} could not be used[/yellow] ({advice}):", soft_wrap=True)
     for line in lines[:20]:
-        err.print(f"  {escape(line)}", soft_wrap=True)
+        err.print(f"  {shown(line)}", soft_wrap=True)
 
 
 def day_of(text: str | None, option: str) -> date | None:
@@ -113,6 +115,20 @@ def no_traces(home: Home) -> CannotTellError:
 
 def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def shown(text: str) -> str:
+    """Somebody else's text for a console: neither markup nor a control sequence of the terminal gets through.
+
+    Line breaks and tabs stay; other spaces become plain ones, and what cannot be seen a replacement character.
+    """
+    return escape("".join(_harmless(sign) for sign in text))
+
+
+def _harmless(sign: str) -> str:
+    if sign.isprintable() or sign in _KEPT:
+        return sign
+    return " " if sign.isspace() else "\ufffd"
 
 
 def shortened(text: str, width: int) -> str:

@@ -13,7 +13,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
-from scipy.stats import hypergeom
 
 from evalflow.core.intervals import wilson
 from evalflow.core.weighting import Weighting, mass_by
@@ -256,6 +255,8 @@ def too_few_p(cases: np.ndarray, share: np.ndarray, m_eff: float) -> np.ndarray:
     Fisher's exact one-sided test of the cases against ``m_eff`` independent traces. Shapes (k,); 1 where a side is
     empty.
     """
+    from scipy.stats import hypergeom  # half a second to load, which only a measured week needs
+
     n, m = int(cases.sum()), round(m_eff)
     if not n or not m:
         return np.ones(len(cases))

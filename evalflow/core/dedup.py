@@ -13,6 +13,8 @@ from evalflow.core.text import normalise
 
 Stage = Literal["exact", "near", "embedding"]
 SHINGLE = 3
+SHORT_INPUT = 25
+"""Below so many characters an input is compared together with the turn before it."""
 
 
 @dataclass(frozen=True)
@@ -35,26 +37,30 @@ class KnownInputs:
         self._vectors: list[np.ndarray] = []
         self._matrix: np.ndarray | None = None
         self._by_form: dict[str, str] = {}
-        self._shingles: list[frozenset[str]] = []
+        self._n_shingles: list[int] = []
+        self._having: dict[str, list[int]] = {}
+        """Which inputs hold a shingle: only those that share one can be near."""
 
     def add(self, name: str, text: str, vector: np.ndarray) -> None:
         form = _form(text)
+        shingles = _shingles(form)
+        for shingle in shingles:
+            self._having.setdefault(shingle, []).append(len(self.names))
         self.names.append(name)
         self._vectors.append(vector)
         self._matrix = None
         self._by_form.setdefault(form, name)
-        self._shingles.append(_shingles(form))
+        self._n_shingles.append(len(shingles))
 
     def duplicate_of(self, text: str, vector: np.ndarray) -> Duplicate | None:
         """The first stage that finds the text among the known inputs speaks; None where it is new."""
         form = _form(text)
         if form in self._by_form:
             return Duplicate(self._by_form[form], "exact", 1.0)
-        own = _shingles(form)
-        jaccard = [self._resemblance(own, other) for other in self._shingles]
-        best = int(np.argmax(jaccard)) if jaccard else -1
+        jaccard = self._resemblance(_shingles(form))
+        best = int(jaccard.argmax()) if len(jaccard) else -1
         if best >= 0 and jaccard[best] >= self.near_duplicate:
-            return Duplicate(self.names[best], "near", jaccard[best])
+            return Duplicate(self.names[best], "near", float(jaccard[best]))
         nearest, distance = self._nearest(vector)
         if distance <= self.duplicate_distance:
             return Duplicate(self.names[nearest], "embedding", distance)
@@ -73,12 +79,18 @@ class KnownInputs:
         best = int(similarity.argmax())
         return best, max(0.0, 1.0 - float(similarity[best]))
 
-    def _resemblance(self, own: frozenset[str], other: frozenset[str]) -> float:
-        smaller, larger = sorted((len(own), len(other)))
-        if not larger or smaller < self.near_duplicate * larger:
-            return 0.0  # sets of such different sizes cannot reach the threshold
-        shared = len(own & other)
-        return shared / (len(own) + len(other) - shared)
+    def _resemblance(self, own: frozenset[str]) -> np.ndarray:
+        """Jaccard of the shingles with those of each known input, shape (n,)."""
+        hits = [position for shingle in own for position in self._having.get(shingle, ())]
+        shared = np.bincount(np.array(hits, dtype=int), minlength=len(self.names))
+        return shared / (len(own) + np.array(self._n_shingles, dtype=int) - shared)
+
+
+def with_context(text: str, conversation: list[dict[str, str]] | None) -> str:
+    """What is compared of an input: a short one ("yes, do it") says nothing without the turn that it answers."""
+    if conversation and len(normalise(text)) < SHORT_INPUT:
+        return f"{conversation[-1].get('content', '')} {text}"
+    return text
 
 
 def _form(text: str) -> str:

@@ -7,6 +7,10 @@ from math import inf, isfinite, sqrt
 from statistics import NormalDist
 from typing import NamedTuple
 
+CONFIDENCE = 0.95
+"""Of every interval, two-sided: each end alone holds at (1 + CONFIDENCE) / 2."""
+_Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+
 
 class Interval(NamedTuple):
     """Both ends included; for a proportion in [0, 1]."""
@@ -15,8 +19,8 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson(successes: float, n: float, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval of a proportion: every p that a two-sided score test does not reject.
+def wilson(successes: float, n: float) -> Interval:
+    """Wilson's score interval of a proportion at ``CONFIDENCE``: every p that a two-sided score test does not reject.
 
     It keeps its coverage near 0 and 1 and for small n, where the usual p +- 1.96 SE does not: 10 of 10 gives
     (.722, 1), not (1, 1).
@@ -24,14 +28,13 @@ def wilson(successes: float, n: float, confidence: float = 0.95) -> Interval:
     Args:
         successes: from 0 to n.
         n: independent trials; an effective n (Kish, design effect) may be fractional. None at all says nothing: (0, 1).
-        confidence: two-sided, so each end alone holds at (1 + confidence) / 2.
 
     Raises:
-        ValueError: ``successes`` lies outside 0 to ``n``, or ``confidence`` outside 0 to 1.
+        ValueError: ``successes`` lies outside 0 to ``n``.
 
     Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
     """
-    z = _z(confidence)
+    z = _Z
     if not (0 <= successes <= n and isfinite(n)):
         raise ValueError(f"{successes} successes in {n} trials are no proportion")
     if n == 0:
@@ -44,17 +47,11 @@ def wilson(successes: float, n: float, confidence: float = 0.95) -> Interval:
     return Interval(low, high)
 
 
-def trials_to_tell(rate: float, limit: float, confidence: float = 0.95) -> float:
+def trials_to_tell(rate: float, limit: float) -> float:
     """The n from which Wilson's interval around ``rate`` no longer holds ``limit`` inside: z^2 m(1-m) / (r-m)^2.
 
     Infinite where the rate is the limit: no number of trials tells them apart.
     """
     if rate == limit:
         return inf
-    return _z(confidence) ** 2 * limit * (1 - limit) / max((rate - limit) ** 2, 1e-300)
-
-
-def _z(confidence: float) -> float:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence {confidence} is not between 0 and 1")
-    return NormalDist().inv_cdf((1 + confidence) / 2)
+    return _Z**2 * limit * (1 - limit) / max((rate - limit) ** 2, 1e-300)

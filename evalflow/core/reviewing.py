@@ -38,7 +38,7 @@ class Decision:
     verdict: str | None = None
 
 
-def decide(trace_id: str, source: str, output: str | None, reviews: Sequence[Review]) -> Decision:
+def decide(trace_id: str, source: Source, output: str | None, reviews: Sequence[Review]) -> Decision:
     """The state of one trace.
 
     Each reviewer's newest answer counts; those who are unsure do not vote. A confirmed failure becomes a frozen

@@ -10,12 +10,13 @@ the schedules and ``catch_up`` skip and say why.
 import json
 from collections.abc import Sequence
 from datetime import date, timedelta
+from typing import Any
 
 import dagster as dg
 import polars as pl
 
 from evalflow.adapters.home import Home, open_home
-from evalflow.adapters.tables import COVERAGE_METRICS
+from evalflow.adapters.tables import COVERAGE_METRICS, REFRESH_PLAN
 from evalflow.core.calendar import first_of_month, monday_of, previous_month
 from evalflow.core.coverage import above
 from evalflow.core.lineage import fingerprint
@@ -60,6 +61,7 @@ PROMOTION = dg.define_asset_job(
 JOBS = [DAILY, TAXONOMY, WEEKLY, GRADING, QUALITY, REFRESH, PROMOTION, MARTS]
 _JOB_OF_UNIT = {"day": DAILY, "month": TAXONOMY, "week": WEEKLY}
 REASON = "evalflow/reason"
+_BREACH_COLUMNS = ("is_blind_spot", "production_share", "golden_cases", "label")
 REARM_BELOW = 0.9
 """A breach has ended when JSD is below this part of its threshold and no bin is blind: no firing back and forth."""
 
@@ -153,14 +155,20 @@ def next_runs(
     for station in grading:
         if stale := station.stale_ranges(home, since, home.calendar.now):
             job = GRADING if station.unit == "day" else QUALITY
-            requests.append(_catch_up(home, station, *stale[0], job.name, attempt=str(home.calendar.now)))
+            requests.append(_catch_up(home, station, *stale[0], job.name, once_a_day=True))
     return [*requests, dg.RunRequest(run_key=f"marts-after:{after_run}", job_name=MARTS.name)]
 
 
-def _catch_up(home: Home, station: Station, first: date, last: date, job: str, attempt: str = "") -> dg.RunRequest:
-    made_from = fingerprint(station.made_from(home, first), station.made_from(home, last), attempt)
+def _catch_up(
+    home: Home, station: Station, first: date, last: date, job: str, *, once_a_day: bool = False
+) -> dg.RunRequest:
+    """One range of a station; asked for once per state of its inputs, or once a day where a run may fail for a while."""
+    made_from = fingerprint(station.made_from(home, first), station.made_from(home, last))
+    asked = f"{first}:{last}:{made_from}" + (f":{home.calendar.now}" if once_a_day else "")
+    if station.may_be_unfinished and home.settings.judge.model:
+        asked = str(home.calendar.now)  # a judge has a cap of cost per run, which one run a day makes a cap per day
     return dg.RunRequest(
-        run_key=f"catch-up:{station.name}:{first}:{last}:{made_from}",
+        run_key=f"catch-up:{station.name}:{asked}",
         job_name=job,
         tags={**range_tags(first, last), REASON: f"{station.name} is missing or changed"},
     )
@@ -169,32 +177,43 @@ def _catch_up(home: Home, station: Station, first: date, last: date, job: str, a
 def breach(home: Home, cursor: str | None) -> dg.SensorResult:
     """What ``refresh_on_breach`` decides, from the newest closed week alone.
 
-    The cursor holds that week and whether it was in breach: a breach fires once, when it begins, and may fire again
-    only after a closed week without one. History that is computed later is never looked at.
+    The cursor holds that week, whether it was in breach and on which day the episode fired: a breach fires once, when
+    it begins, and may fire again only after a closed week without one. History that is computed later is never looked
+    at. A refresh that left no plan, because its run failed, is asked for again on the next day.
     """
     week = newest_closed_week(home)
     if week is None:
         return dg.SensorResult(skip_reason="No week has closed yet.", cursor=cursor)
-    rows = home.lake.read(COVERAGE_METRICS, [week])
+    try:
+        rows = home.lake.read(COVERAGE_METRICS, [week], ["jsd", "is_provisional", *_BREACH_COLUMNS])
+    except pl.exceptions.ColumnNotFoundError:
+        reason = f"The week of {week} was measured by an earlier version; `evalflow run` measures it again."
+        return dg.SensorResult(skip_reason=reason, cursor=cursor)
     if rows.is_empty() or rows["is_provisional"][0]:
-        return dg.SensorResult(skip_reason=f"Coverage of the closed week of {week} is not there yet.", cursor=cursor)
+        reason = f"Coverage of the closed week of {week} is not there yet, or its window holds no traces."
+        return dg.SensorResult(skip_reason=reason, cursor=cursor)
     jsd = rows["jsd"][0]
     if jsd is None:
         advice = "`evalflow refresh` drafts the first one"
         return dg.SensorResult(skip_reason=f"There is no suite in the week of {week}: {advice}.", cursor=cursor)
-    limit, was_in_breach = home.settings.coverage.jsd_threshold, bool(cursor and json.loads(cursor)["in_breach"])
+    limit, before = home.settings.coverage.jsd_threshold, _episode(cursor)
     blind = rows.filter(pl.col("is_blind_spot")).sort("production_share", descending=True)
     figures = f"JSD {jsd:.3f} against {limit:g}, {len(blind)} blind spots in the week of {week}"
     is_breach, is_over = jsd > limit or len(blind) > 0, jsd < REARM_BELOW * limit and not len(blind)
-    after = json.dumps({"week": str(week), "in_breach": is_breach or (was_in_breach and not is_over)})
+    stays = before["in_breach"] and not is_over
+    today = str(home.calendar.now)
+    is_lost = before["fired_on"] is not None and before["fired_on"] < today and not home.lake.keys(REFRESH_PLAN)
+    fires = is_breach and (not before["in_breach"] or is_lost)
+    fired_on = today if fires else before["fired_on"] if stays else None
+    after = json.dumps({"week": str(week), "in_breach": is_breach or stays, "fired_on": fired_on})
     if not is_breach:
         return dg.SensorResult(skip_reason=f"No breach: {figures}.", cursor=after)
-    if was_in_breach:
+    if not fires:
         return dg.SensorResult(skip_reason=f"Still in breach, a refresh was started before: {figures}.", cursor=after)
     return dg.SensorResult(
         [
             dg.RunRequest(
-                run_key=f"refresh:{week}",
+                run_key=f"refresh:{week}:{today}" if is_lost else f"refresh:{week}",
                 partition_key=str(week),
                 tags={
                     REASON: _breach_reason(jsd, limit, blind),
@@ -207,6 +226,15 @@ def breach(home: Home, cursor: str | None) -> dg.SensorResult:
     )
 
 
+def _episode(cursor: str | None) -> dict[str, Any]:
+    """What the cursor remembers; one that cannot be read remembers nothing, and the run key guards against a repeat."""
+    try:
+        held = json.loads(cursor or "{}")
+    except json.JSONDecodeError:
+        held = {}
+    return {"in_breach": bool(held.get("in_breach")), "fired_on": held.get("fired_on")}
+
+
 def _breach_reason(jsd: float, limit: float, blind: pl.DataFrame) -> str:
     reasons = [above(jsd, limit)] if jsd > limit else []
     for row in blind.head(3).iter_rows(named=True):
@@ -217,8 +245,11 @@ def _breach_reason(jsd: float, limit: float, blind: pl.DataFrame) -> str:
 
 
 def answers(home: Home, cursor: str | None) -> dg.SensorResult:
-    """What ``promote_reviews`` decides: new answers since the cursor of which some confirm a case."""
-    files = fingerprint(home.reviews.journal.names())
+    """What ``promote_reviews`` decides: answers that confirm a case, asked when new ones come and once a day.
+
+    The day is part of cursor and run key, so that a promotion whose run failed is asked for again.
+    """
+    files = fingerprint(home.reviews.journal.names(), home.calendar.now)
     if files == cursor:
         return dg.SensorResult(skip_reason="No new answers.", cursor=cursor)
     ready = sorted(item.row["trace_id"] for item in queued_items(home) if item.is_ready)

@@ -21,16 +21,17 @@ from evalflow.adapters.ledger import CaseVersion
 from evalflow.adapters.scrubber import Scrubber
 from evalflow.adapters.tables import COVERAGE_METRICS, REFRESH_PLAN
 from evalflow.core.calendar import sunday_of
-from evalflow.core.dedup import KnownInputs
+from evalflow.core.dedup import KnownInputs, with_context
 from evalflow.core.promotion import weigh, weight_of
 from evalflow.core.records import Provenance
+from evalflow.core.reviewing import BY_REVIEWER
 from evalflow.core.text import text_hash
 from evalflow.defs.coverage import measure_week
 from evalflow.defs.partitions import Partitions
 from evalflow.defs.queue import Item, queued_items
 from evalflow.defs.resources import HomeResource
 from evalflow.defs.station import OWNERS
-from evalflow.errors import CannotTellError, UsageError
+from evalflow.errors import EvalflowError, UsageError
 
 LEDGER_ASSET, REVIEWS_ASSET = "golden_ledger", "reviews"
 GROUP = "golden"
@@ -47,11 +48,12 @@ class PromotionConfig(dg.Config):
 
 @dataclass(frozen=True)
 class Promotion:
-    """What a promotion did: new cases, cases that took in duplicates, and the sentences about what has to wait."""
+    """What a promotion did: new cases, cases that took in duplicates with a note on each, what has to wait and why."""
 
     effective_on: date
     promoted: list[CaseVersion]
     merged: list[CaseVersion]
+    notes: list[str]
     waiting: list[str]
     n_dismissed: int
 
@@ -113,7 +115,7 @@ def promote(home: Home, effective_on: date) -> Promotion:
         for item in repeats:
             target = str(item.decision.duplicate_of)
             if target in writer.known.names:
-                writer.merge(target, item)
+                writer.merge(target, item, "named by a reviewer")
             else:
                 waiting.append(
                     f"{item.row['trace_id']}: it is said to repeat {target!r}, which is no case of the suite; correct duplicate_of"
@@ -123,6 +125,7 @@ def promote(home: Home, effective_on: date) -> Promotion:
         effective_on,
         [version for version in writer.versions if version.case_id not in suite],
         [version for version in writer.versions if version.case_id in suite],
+        writer.notes,
         waiting,
         sum(item.decision.state == "dismissed" for item in items),
     )
@@ -135,10 +138,15 @@ class _Writer:
         self.home, self.effective_on = home, effective_on
         self.newest = dict(suite)
         self.changed: dict[str, CaseVersion] = {}
+        self.notes: list[str] = []
         self.scrubber = Scrubber(home.settings.privacy)
         self.embedder = Embedder(home.settings.embedding, home.cache)
         self.known = KnownInputs(home.settings.promotion.near_duplicate, home.settings.promotion.duplicate_distance)
-        inputs = {case.case_id: self.scrubber.scrub(case.input).text for case in suite.values() if not case.retired_on}
+        inputs = {
+            case.case_id: with_context(self.scrubber.scrub(case.input).text, _conversation_of(case))
+            for case in suite.values()
+            if not case.retired_on
+        }
         vectors = self.embedder.embed(list(inputs.values()))
         for case_id, text in inputs.items():
             self.known.add(case_id, text, vectors[text_hash(text)])
@@ -149,18 +157,24 @@ class _Writer:
 
     def add(self, item: Item) -> None:
         text = self.scrubber.scrub(item.row["text"]).text
-        vector = self.embedder.embed([text])[text_hash(text)]
-        duplicate = self.known.duplicate_of(text, vector)
+        conversation = json.loads(item.row["context"]).get("conversation")
+        compared = with_context(text, conversation)
+        vector = self.embedder.embed([compared])[text_hash(compared)]
+        duplicate = self.known.duplicate_of(compared, vector)
         if duplicate:
-            self.merge(duplicate.name, item)
+            self.merge(duplicate.name, item, f"{duplicate.stage} duplicate, {duplicate.value:.3f}")
             return
-        version = self._version(item, text, vector)
-        self.known.add(version.case_id, text, vector)
+        version = self._version(item, text, vector, conversation)
+        self.known.add(version.case_id, compared, vector)
         self.newest[version.case_id] = self.changed[version.case_id] = version
 
-    def merge(self, case_id: str, item: Item) -> None:
+    def merge(self, case_id: str, item: Item, how: str) -> None:
         """Keep the trace as evidence with the case that it repeats; a confirmed failure makes that case a regression."""
         old = self.newest[case_id]
+        note = f"{item.row['trace_id']} is merged into case {case_id} ({how})"
+        if item.decision.expected_from == BY_REVIEWER and old.expected_output:
+            note += ", which keeps the answer that it expects"
+        self.notes.append(note)
         version = msgspec.structs.replace(
             old,
             version=old.version if case_id in self.changed else old.version + 1,
@@ -171,12 +185,13 @@ class _Writer:
         )
         self.newest[case_id] = self.changed[case_id] = version
 
-    def _version(self, item: Item, text: str, vector: np.ndarray) -> CaseVersion:
+    def _version(
+        self, item: Item, text: str, vector: np.ndarray, conversation: list[dict[str, str]] | None
+    ) -> CaseVersion:
         row, decision = item.row, item.decision
         parts = weigh(
             self.known.distance(vector), row["novel_above"], decision.severity, int(decision.is_regression), 1
         )
-        conversation = json.loads(row["context"]).get("conversation")
         return CaseVersion(
             case_id=self._new_id(row["trace_id"]),
             version=1,
@@ -215,6 +230,10 @@ class _Writer:
         return case_id
 
 
+def _conversation_of(case: CaseVersion) -> list[dict[str, str]] | None:
+    return case.metadata.get("conversation") if isinstance(case.metadata, dict) else None
+
+
 def _effective_on(home: Home, asked: str | None) -> date:
     """The day from which the promotion counts.
 
@@ -250,7 +269,7 @@ def predicted_and_actual(home: Home, effective_on: date) -> dict[str, Any]:
             continue
         try:
             actual = measure_week(home, week, effective_on).coverage.jsd_raw
-        except CannotTellError:
+        except EvalflowError:  # the cases are recorded; only the comparison cannot be made
             return {}
         return {"week": str(week), "before": plan[0, 0], "predicted": plan[0, 1], "actual": actual}
     return {}
@@ -294,6 +313,7 @@ def _metadata(home: Home, done: Promotion) -> dict[str, Any]:
         "dismissed": done.n_dismissed,
         "effective_on": str(done.effective_on),
         "golden_cases": len(home.ledger.as_of(done.effective_on)),
+        "notes": done.notes,
         "waiting": done.waiting,
         "jsd_raw": jsd,
     }
@@ -301,7 +321,7 @@ def _metadata(home: Home, done: Promotion) -> dict[str, Any]:
         "cases promoted": report["promoted"],
         "of them frozen regressions": report["regressions"],
         "cases that took in duplicates": report["merged"],
-        "dismissed": report["dismissed"],
+        "dismissed so far": report["dismissed"],
         "effective on": report["effective_on"],
         "golden cases": report["golden_cases"],
         **{
@@ -309,6 +329,6 @@ def _metadata(home: Home, done: Promotion) -> dict[str, Any]:
             for name in ("before", "predicted", "actual")
             if jsd.get(name) is not None
         },
-        "waiting": dg.MetadataValue.md("\n".join(f"- {sentence}" for sentence in done.waiting) or "none"),
+        "waiting": len(done.waiting),
         "report": dg.MetadataValue.json(report),
     }

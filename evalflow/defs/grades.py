@@ -60,13 +60,15 @@ def _grade_inputs(home: Home, day: date) -> Iterable[Any]:
 
 def _quality_inputs(home: Home, week: date) -> Iterable[Any]:
     window = home.calendar.window(week)
+    yield _versions_in_use(home.settings.judge)
+    yield [str(day) for day in _unfinished(home, window)]
     yield from parents(home, BIN_ASSIGNMENTS, [week])
     yield from parents(home, JUDGE_GRADES, window)
     yield from parents(home, STRATIFIED_SAMPLES, window)
 
 
 GRADES = Station("judge_grades", JUDGE_GRADES, "day", "1", _grade_inputs, may_be_unfinished=True)
-QUALITY = Station("quality_metrics", QUALITY_METRICS, "week", "1", _quality_inputs)
+QUALITY = Station("quality_metrics", QUALITY_METRICS, "week", "2", _quality_inputs)
 
 
 class Draw(NamedTuple):
@@ -131,7 +133,8 @@ def grade_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
             made_from = QUALITY.made_from(workspace, week)
             rows = _quality_of_week(workspace, week)
             workspace.lake.write(QUALITY_METRICS, week, rows, made_from=made_from)
-            report(context, week, _quality_metadata(rows))
+            n_unfinished = len(_unfinished(workspace, workspace.calendar.window(week)))
+            report(context, week, _quality_metadata(rows, n_unfinished))
 
     return [judge_grades, quality_metrics]
 
@@ -222,10 +225,23 @@ def _completed(rows: pl.DataFrame) -> pl.DataFrame:
 # -- quality of a week -----------------------------------------------------------------------------------------
 
 
+def _versions_in_use(judge: Judge) -> dict[str, str]:
+    return {SIGNALS_GRADER: SIGNALS_VERSION, **({LLM_GRADER: judge_version(judge)} if judge.model else {})}
+
+
+def _unfinished(home: Home, days: Iterable[date]) -> list[date]:
+    """The days that still wait for verdicts of the judge; one that was never graded is none of them."""
+    return [day for day in days if home.lake.made_from(JUDGE_GRADES, day) == UNFINISHED]
+
+
 def _quality_of_week(home: Home, week: date) -> pl.DataFrame:
+    """From the grades that there are: a day that was never graded is left out.
+
+    The judge has no pass rate while it has not finished a day: what the cap cut short is no random part of the window.
+    """
     lake, window = home.lake, home.calendar.window(week)
     lake.require(BIN_ASSIGNMENTS, [week])
-    lake.require(JUDGE_GRADES, [day for day in window if day < home.calendar.now])
+    is_unfinished = bool(_unfinished(home, window))
     production = (
         lake.read(BIN_ASSIGNMENTS, [week])
         .filter(pl.col("side") == "production")
@@ -244,10 +260,11 @@ def _quality_of_week(home: Home, week: date) -> pl.DataFrame:
             "grader": grader,
             "grader_version": version,
             **_quality_of(_within(production, name), _within(graded.filter(_by(grader, version)), name)),
+            **({"pass_rate": None} if is_unfinished and grader == LLM_GRADER else {}),
             "weighting": production["weighting"][0],
             "taxonomy_id": production["taxonomy_id"][0],
         }
-        for grader, version in sorted(graded.select("grader", "grader_version").unique().iter_rows())
+        for grader, version in _version_per_grader(graded, _versions_in_use(home.settings.judge)).items()
         for name in bins
     ]
     if not rows:
@@ -256,6 +273,16 @@ def _quality_of_week(home: Home, week: date) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None).with_columns(
         pl.Series("label", [labels.get(row["bin"]) for row in rows], pl.String), as_of=pl.lit(sunday_of(week))
     )
+
+
+def _version_per_grader(graded: pl.DataFrame, in_use: dict[str, str]) -> dict[str, str]:
+    """One version for each grader, since two are never pooled: the one in use, else the one with the most rows."""
+    counts = graded.group_by("grader", "grader_version").len().sort("grader", "len", "grader_version")
+    most = dict(counts.select("grader", "grader_version").iter_rows())  # the last of each grader
+    there = set(counts.select("grader", "grader_version").iter_rows())
+    return {
+        grader: in_use[grader] if (grader, in_use.get(grader)) in there else version for grader, version in most.items()
+    }
 
 
 def _by(grader: str, version: str) -> pl.Expr:
@@ -313,7 +340,7 @@ def _note(judged: Judged, judge: Judge, has_prices: bool) -> str | None:
     return None
 
 
-def _quality_metadata(rows: pl.DataFrame) -> dict[str, Any]:
+def _quality_metadata(rows: pl.DataFrame, n_unfinished: int) -> dict[str, Any]:
     overall = rows.filter(pl.col("bin").is_null())
     table = [
         f"| {row['grader']} | {row['n_graded']} | {row['n_unscored']} | {_percent(row['pass_rate'])} |"
@@ -327,8 +354,16 @@ def _quality_metadata(rows: pl.DataFrame) -> dict[str, Any]:
         "pass rates, raw": dg.MetadataValue.md(
             "\n".join(["| grader | graded | unscored | pass rate |", "|---|---|---|---|", *table])
         ),
-        "reason": None if len(rows) else "no graded traces in the window",
+        "reason": _reason(rows, n_unfinished),
     }
+
+
+def _reason(rows: pl.DataFrame, n_unfinished: int) -> str | None:
+    if rows.is_empty():
+        return "no graded traces in the window"
+    if n_unfinished:
+        return f"the judge has no pass rate: {n_unfinished} of the window's days still wait for verdicts"
+    return None
 
 
 def _percent(share: float | None) -> str:

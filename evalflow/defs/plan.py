@@ -21,6 +21,7 @@ from evalflow.core.calendar import monday_of, sunday_of
 from evalflow.core.coverage import NOVEL
 from evalflow.core.lineage import fingerprint
 from evalflow.core.planning import BinState, Floors, Plan, plan_refresh, whole_part, yields
+from evalflow.core.reviewing import decide
 from evalflow.core.text import text_hash
 from evalflow.defs.coverage import WeekCoverage, measure_week, newest_week
 from evalflow.defs.partitions import Partitions
@@ -94,7 +95,7 @@ def _plan_rows(home: Home, measured: WeekCoverage, budget: int) -> pl.DataFrame:
     settings, coverage = home.settings.refresh, measured.coverage
     bins = [row.bin for row in coverage.bins]
     history = _history(home, measured, bins)
-    n_failures = min(whole_part(settings.failure_share, budget), len(failures(home, measured.week)))
+    n_failures = min(whole_part(settings.failure_share, budget), _n_failures(home, measured))
     states = [
         BinState(row.bin, row.production_share, row.golden_cases, row.is_blind_spot, history[row.bin])
         for row in coverage.bins
@@ -125,24 +126,35 @@ def _plan_rows(home: Home, measured: WeekCoverage, budget: int) -> pl.DataFrame:
 
 
 def _history(home: Home, measured: WeekCoverage, bins: list[str]) -> dict[str, float]:
-    """What a label gave so far, by bin of this week's taxonomy, from the answers before the week closed."""
+    """What a label gave so far, by bin of this week's taxonomy, from the answers before the week closed.
+
+    Every answered label of a quota counts, also one that came to nothing; a case only where it was not merged.
+    """
     closing = sunday_of(measured.week) + timedelta(days=1)
-    answered = [
-        item
-        for item in queued_items(home)
-        if item.decision.reviewed_at and item.decision.reviewed_at.date() < closing and item.row["source"] == "quota"
-    ]
-    if not answered:
+    texts: list[tuple[str, str]] = []
+    gave_case: list[bool] = []
+    for item in queued_items(home):
+        row = item.row
+        reviews = [review for review in item.reviews if review.reviewed_at and review.reviewed_at.date() < closing]
+        if reviews and row["source"] == "quota":
+            decision = decide(row["trace_id"], row["source"], row["output"], reviews)
+            texts.append((row["text"], row["text_hash"]))
+            gave_case.append(decision.state == "confirmed" and not item.is_merged)
+    if not texts:
         return yields({}, {}, bins)
     embedder = Embedder(home.settings.embedding, home.cache)
-    vectors = embedder.embed([item.row["text"] for item in answered])
+    vectors = embedder.embed([text for text, _ in texts])
     placed = measured.taxonomy.place(
-        np.stack([vectors[item.row["text_hash"]] for item in answered]),
-        [embedder.model_id],
-        home.settings.clustering.vote_neighbors,
-    )["bin"]
-    gave_case = [bin for bin, item in zip(placed, answered, strict=True) if item.decision.state == "confirmed"]
-    return yields(Counter(placed), Counter(gave_case), bins)
+        np.stack([vectors[key] for _, key in texts]), [embedder.model_id], home.settings.clustering.vote_neighbors
+    )["bin"].to_list()
+    return yields(Counter(placed), Counter(bin for bin, gave in zip(placed, gave_case, strict=True) if gave), bins)
+
+
+def _n_failures(home: Home, measured: WeekCoverage) -> int:
+    """Traces that seem to have failed and are neither cases as of the week nor in another week's queue."""
+    taken = {trace_id for case in home.ledger.as_of(measured.golden_as_of) for trace_id in case.trace_ids}
+    taken |= {item.row["trace_id"] for item in queued_items(home) if item.week != measured.week}
+    return sum(failure.trace_id not in taken for failure in failures(home, measured.week))
 
 
 def retirement_candidates(home: Home, measured: WeekCoverage) -> pl.DataFrame:

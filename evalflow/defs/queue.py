@@ -11,25 +11,25 @@ import polars as pl
 
 from evalflow.adapters.home import Home
 from evalflow.adapters.tables import JUDGE_GRADES, TRACE_SIGNALS, TRIAGE_QUEUE
+from evalflow.core.grading import COMPLAINTS
 from evalflow.core.records import Review
 from evalflow.core.reviewing import WAITING, Decision, decide
 from evalflow.core.sampling import random_numbers
 
-COMPLAINTS = ("is_reported", "is_thumbs_down", "is_low_rated")
-"""Signals by which a user says so; they count for all traffic, sampled or not."""
 COMPLAINT_PRIORITY, JUDGED_PRIORITY, GRADED_PRIORITY = 0.95, 0.8, 0.6
 """Where failures stand in the queue: a user's complaint, a judge's verdict, signals alone."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One queued trace and where it stands. ``case_id`` is set once it is in the golden set, alone or merged."""
+    """One queued trace and where it stands. ``case_id`` is set once it is in the golden set, as a case or merged into one."""
 
     row: dict[str, Any]
     week: date
     decision: Decision
     reviews: list[Review]
     case_id: str | None
+    is_merged: bool
 
     @property
     def state(self) -> str:
@@ -54,7 +54,9 @@ def queued_items(home: Home) -> list[Item]:
     reviews: dict[str, list[Review]] = {}
     for review in home.reviews.all():
         reviews.setdefault(review.trace_id, []).append(review)
-    case_of = {trace_id: case.case_id for case in home.ledger.newest().values() for trace_id in case.trace_ids}
+    cases = list(home.ledger.newest().values())
+    case_of = {trace_id: case.case_id for case in cases for trace_id in case.trace_ids}
+    merged = {trace_id for case in cases for trace_id in case.merged_trace_ids}
     items = [
         Item(
             {name: value for name, value in row.items() if name != "week"},
@@ -62,6 +64,7 @@ def queued_items(home: Home) -> list[Item]:
             decide(row["trace_id"], row["source"], row["output"], reviews.get(row["trace_id"], [])),
             reviews.get(row["trace_id"], []),
             case_of.get(row["trace_id"]),
+            row["trace_id"] in merged,
         )
         for row in rows.iter_rows(named=True)
     ]

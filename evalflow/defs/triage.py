@@ -5,28 +5,31 @@ The queue of a week only ever grows: what was queued stays until it is answered.
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
+import msgspec
 import numpy as np
 import polars as pl
 
-from evalflow.adapters.embedder import Embedder
+from evalflow.adapters.embedder import Embedder, vectors_of
 from evalflow.adapters.home import Home
+from evalflow.adapters.journal import locked
 from evalflow.adapters.scrubber import Scrubber
 from evalflow.adapters.tables import (
     BIN_ASSIGNMENTS,
+    EMBEDDINGS,
     JUDGE_GRADES,
     RAW_TRACES,
     REFRESH_PLAN,
+    STRATIFIED_SAMPLES,
     TRACE_SIGNALS,
     TRIAGE_QUEUE,
 )
 from evalflow.adapters.taxonomy import Taxonomy
-from evalflow.core.calendar import sunday_of
 from evalflow.core.dedup import KnownInputs
 from evalflow.core.lineage import fingerprint
 from evalflow.core.sampling import random_numbers
@@ -37,11 +40,16 @@ from evalflow.defs.plan import GROUP
 from evalflow.defs.queue import failures, queued_items
 from evalflow.defs.resources import HomeResource
 from evalflow.defs.station import OWNERS, SINGLE_RUN, dates, parents, report
+from evalflow.errors import CannotTellError
 
 BLIND_PRIORITY, QUOTA_PRIORITY = 0.9, 0.5
 """Where quotas stand: a blind spot, and the bin whose labels lower JSD most; the others lie below it."""
 CODE_VERSION = "1"
 SHOWN_ITEMS = 20
+FAILURES_PER_LABEL = 10
+"""So many failing traces are looked at for each label: most of the others repeat the same failure."""
+DEEPEST = 50
+"""Nesting of a tool call or of metadata beyond this is no longer for people's eyes."""
 CONTEXT_COLUMNS = (
     "session_id",
     "turn_index",
@@ -68,6 +76,7 @@ def triage_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
             dg.AssetDep("raw_traces", partition_mapping=WEEKS),
             dg.AssetDep("trace_signals", partition_mapping=WEEKS),
             dg.AssetDep("stratified_samples", partition_mapping=WEEKS),
+            dg.AssetDep("embeddings", partition_mapping=WEEKS),
             dg.AssetDep("judge_grades", partition_mapping=WEEKS),
             dg.AssetDep("golden_ledger", partition_mapping=dg.AllPartitionMapping()),
         ],
@@ -78,26 +87,33 @@ def triage_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
         workspace = home.open()
         for week in dates(context):
             workspace.lake.require(REFRESH_PLAN, [week])
-            plan = workspace.lake.read(REFRESH_PLAN, [week])
-            held = workspace.lake.read(TRIAGE_QUEUE, [week])
-            if plan.is_empty():
-                workspace.lake.write(TRIAGE_QUEUE, week, held)
-                report(context, week, {"dagster/partition_row_count": len(held), "reason": "the week has no plan"})
-                continue
-            filled = _Filling(workspace, week, plan, held).fill()
-            rows = pl.concat([held, filled.rows]).sort(["priority", "trace_id"], descending=[True, False])
-            made_from = fingerprint("triage_queue", CODE_VERSION, week, parents(workspace, REFRESH_PLAN, [week]))
-            workspace.lake.write(TRIAGE_QUEUE, week, rows, made_from=made_from)
-            report(context, week, _queue_metadata(rows, filled))
+            with locked(workspace.path / "triage.lock"):  # another refresh of the week adds to what this one leaves
+                report(context, week, _fill_week(workspace, week))
 
     return [triage_queue]
 
 
+def _fill_week(home: Home, week: date) -> dict[str, Any]:
+    """Add to the week's queue what its plan wants and no queue holds; returns the metadata."""
+    plan, held = home.lake.read(REFRESH_PLAN, [week]), home.lake.read(TRIAGE_QUEUE, [week])
+    made_from = fingerprint("triage_queue", CODE_VERSION, week, parents(home, REFRESH_PLAN, [week]))
+    if plan.is_empty():
+        home.lake.write(TRIAGE_QUEUE, week, held, made_from=made_from)
+        return {"dagster/partition_row_count": len(held), "reason": "the week has no plan"}
+    filled = _Filling(home, week, plan, held).fill()
+    rows = pl.concat([held, filled.rows]).sort(["priority", "trace_id"], descending=[True, False])
+    home.lake.write(TRIAGE_QUEUE, week, rows, made_from=made_from)
+    return _queue_metadata(rows, filled)
+
+
 @dataclass(frozen=True)
 class _Filled:
+    """New rows, labels by bin that found no trace, unsampled traces looked at, sampled traces that are there no more."""
+
     rows: pl.DataFrame
     unfilled: dict[str, int]
     n_scanned: int
+    n_gone: int
 
 
 @dataclass(frozen=True)
@@ -117,91 +133,121 @@ class _Filling:
 
     def __init__(self, home: Home, week: date, plan: pl.DataFrame, held: pl.DataFrame) -> None:
         self.home, self.week, self.plan, self.held = home, week, plan, held
-        self.measured = measure_week(home, week)
-        self.taxonomy: Taxonomy = self.measured.taxonomy
-        self.window = self.measured.window
+        measured = measure_week(home, week)
+        self.taxonomy: Taxonomy = measured.taxonomy
+        if plan["taxonomy_id"][0] != self.taxonomy.taxonomy_id:
+            raise CannotTellError(
+                f"The plan of the week of {week} was made by the taxonomy {plan['taxonomy_id'][0]}, which was fitted again "
+                f"since as {self.taxonomy.taxonomy_id}; materialize refresh_plan again, or run `evalflow refresh`."
+            )
         self.embedder = Embedder(home.settings.embedding, home.cache)
         self.scrubber = Scrubber(home.settings.privacy)
-        rows = home.lake.read(BIN_ASSIGNMENTS, [week]).filter(pl.col("side") == "production")
-        salt = f"{home.settings.sampling.salt}/refresh"
+        self.salt = f"{home.settings.sampling.salt}/refresh"
+        # A trace that was moved or corrected since it was sampled may be gone from its day.
+        self.raw = home.lake.read(RAW_TRACES, measured.window, ["trace_id"], with_key=True)
+        sample = home.lake.read(BIN_ASSIGNMENTS, [week]).filter(pl.col("side") == "production")
+        present = sample.join(self.raw, left_on=["item_id", "day"], right_on=["trace_id", "day"], how="semi")
+        self.n_gone = len(sample) - len(present)
         # Ordered by -ln(u)/w: a draw without replacement in proportion to what each trace stands for.
-        self.sample = rows.with_columns(
-            order=-np.log(np.maximum(random_numbers(salt, rows["item_id"]), 1e-300)) / rows["weight"].to_numpy()
-        ).sort("order", "item_id")
-        self.known = KnownInputs(home.settings.promotion.near_duplicate, home.settings.promotion.duplicate_distance)
-        # Everything that is known by now, whatever week it belongs to: a label is never asked for twice.
-        suite = [case for case in home.ledger.newest().values() if not case.retired_on]
-        self.elsewhere = [item for item in queued_items(home) if item.week != week]
-        self.taken = {trace_id for case in suite for trace_id in case.trace_ids} | set(held["trace_id"])
-        self.taken |= {item.row["trace_id"] for item in self.elsewhere}
-        texts = {case.case_id: self.scrubber.scrub(case.input).text for case in suite}
-        texts |= dict(zip(held["trace_id"], held["text"], strict=True))
-        texts |= {item.row["trace_id"]: item.row["text"] for item in self.elsewhere if item.is_waiting}
-        vectors = self.embedder.embed(list(texts.values()))
-        for name, text in texts.items():
-            self.known.add(name, text, vectors[text_hash(text)])
-        self.inputs: dict[date, _DayTexts] = {}
+        number = np.maximum(random_numbers(self.salt, present["item_id"]), 1e-300)
+        self.sample = present.with_columns(order=-np.log(number) / present["weight"].to_numpy()).sort(
+            "order", "item_id"
+        )
+        texts = home.lake.read(STRATIFIED_SAMPLES, measured.window, ["trace_id", "text"])
+        self.sampled_text = dict(texts.iter_rows())
+        vectors = home.lake.read(EMBEDDINGS, measured.window, ["text_hash", "vector"]).unique("text_hash")
+        self.vectors = dict(zip(vectors["text_hash"], vectors_of(vectors["vector"]), strict=True))
+        self._know_what_is_there()
         self.chosen: list[_Chosen] = []
+
+    def _know_what_is_there(self) -> None:
+        """Everything that is known by now, whatever week it belongs to: a label is never asked for twice."""
+        suite = [case for case in self.home.ledger.newest().values() if not case.retired_on]
+        elsewhere = [item for item in queued_items(self.home) if item.week != self.week]
+        self.waiting_elsewhere = [item.row for item in elsewhere if item.is_waiting]
+        self.taken = {trace_id for case in suite for trace_id in case.trace_ids} | set(self.held["trace_id"])
+        self.taken |= {item.row["trace_id"] for item in elsewhere}
+        limits = self.home.settings.promotion
+        self.known = KnownInputs(limits.near_duplicate, limits.duplicate_distance)
+        self.failed = KnownInputs(limits.near_duplicate, limits.duplicate_distance)
+        queued = [*self.held.iter_rows(named=True), *self.waiting_elsewhere]
+        texts = {case.case_id: self.scrubber.scrub(case.input).text for case in suite}
+        self._embed([*texts.values(), *(row["text"] for row in queued)])
+        for case_id, text in texts.items():
+            self.known.add(case_id, text, self._vector(text))
+        for row in queued:
+            self.known.add(row["trace_id"], row["text"], self._vector(row["text"]))
+            if row["source"] != "quota":
+                self.failed.add(row["trace_id"], row["text"], self._vector(row["text"]))
 
     def fill(self) -> _Filled:
         self._add_failures()
         wanted = self._open_quotas()
         for row in self.sample.iter_rows(named=True):
             if wanted.get(row["bin"]):
-                self._offer(row["item_id"], row["day"], row["bin"], wanted, "sample", row["inclusion_probability"])
+                text, pi = self.sampled_text[row["item_id"]], row["inclusion_probability"]
+                self._offer(row["item_id"], row["day"], row["bin"], text, wanted, "sample", pi)
         n_scanned = self._scan_beyond(wanted) if wanted else 0
-        return _Filled(self._rows(), wanted, n_scanned)
+        return _Filled(self._rows(), wanted, n_scanned, self.n_gone)
 
     def _add_failures(self) -> None:
-        n_held = int(self.held["source"].is_in(["failed_grade", "signal"]).sum())
-        left = int(self.plan["failure_labels"][0]) - n_held
-        bin_of = dict(zip(self.sample["item_id"], self.sample["bin"], strict=True))
+        """Traces that seem to have failed; the same failure many times over needs one label."""
+        left = int(self.plan["failure_labels"][0]) - int((self.held["source"] != "quota").sum())
         pi = dict(zip(self.sample["item_id"], self.sample["inclusion_probability"], strict=True))
-        queued = KnownInputs(self.known.near_duplicate, self.known.duplicate_distance)
-        for failure in failures(self.home, self.week):
+        bin_of = self._bin_of()
+        present = set(self.raw.iter_rows())
+        open_failures = [
+            failure
+            for failure in failures(self.home, self.week)
+            if failure.trace_id not in self.taken and (failure.trace_id, failure.day) in present
+        ]
+        candidates = open_failures[: FAILURES_PER_LABEL * max(left, 0)]
+        texts = self._texts([(failure.trace_id, failure.day) for failure in candidates])
+        self._embed(texts.values())
+        for failure in candidates:
             if left <= 0:
                 break
-            if failure.trace_id in self.taken:
+            trace_id, text = failure.trace_id, texts[failure.trace_id]
+            vector = self._vector(text)
+            if self.failed.duplicate_of(text, vector):
                 continue
-            text = self._texts(failure.day)[failure.trace_id]
-            vector = self.embedder.embed([text])[text_hash(text)]
-            if queued.duplicate_of(text, vector):  # the same failure many times over needs one label
-                continue
-            queued.add(failure.trace_id, text, vector)
-            self.known.add(failure.trace_id, text, vector)
-            self.taken.add(failure.trace_id)
-            own_bin = bin_of.get(failure.trace_id) or self._bins(np.stack([vector]))[0]
-            by = "sample" if failure.trace_id in bin_of else "complaint"
-            self.chosen.append(
-                _Chosen(
-                    failure.trace_id,
-                    failure.day,
-                    own_bin,
-                    failure.source,
-                    failure.reason,
-                    failure.priority,
-                    by,
-                    pi.get(failure.trace_id),
-                )
-            )
+            self.failed.add(trace_id, text, vector)
+            self.known.add(trace_id, text, vector)
+            self.taken.add(trace_id)
+            own_bin = bin_of.get(trace_id) or self._bins([text])[0]
+            by = "sample" if trace_id in bin_of else "complaint"
+            where = (trace_id, failure.day, own_bin)
+            self.chosen.append(_Chosen(*where, failure.source, failure.reason, failure.priority, by, pi.get(trace_id)))
             left -= 1
 
     def _open_quotas(self) -> dict[str, int]:
         """Labels that the plan wants and no queue holds yet, by bin; what waits from another week fills a quota too."""
-        bin_of = dict(zip(self.sample["item_id"], self.sample["bin"], strict=True))
-        queued = self.held.filter(pl.col("source") == "quota")["bin"].to_list()
-        queued += [bin_of.get(item.row["trace_id"]) for item in self.elsewhere if item.is_waiting]
+        rows = [*self.held.filter(pl.col("source") == "quota").iter_rows(named=True), *self.waiting_elsewhere]
+        bin_of = self._bin_of() | {
+            row["trace_id"]: row["bin"] for row in rows if row["taxonomy_id"] == self.taxonomy.taxonomy_id
+        }
+        unplaced = [row for row in rows if row["trace_id"] not in bin_of]  # queued under a taxonomy that is no more
+        if unplaced:
+            placed = self._bins([row["text"] for row in unplaced])
+            bin_of |= {row["trace_id"]: bin for row, bin in zip(unplaced, placed, strict=True)}
+        queued = Counter(bin_of[row["trace_id"]] for row in rows)
         quotas = zip(self.plan["bin"], self.plan["quota"], strict=True)
-        return {bin: left for bin, quota in quotas if (left := quota - queued.count(bin)) > 0}
+        return {bin: left for bin, quota in quotas if (left := quota - queued[bin]) > 0}
 
     def _offer(
-        self, trace_id: str, day: date, bin: str, wanted: dict[str, int], selected_by: str, pi: float | None
+        self,
+        trace_id: str,
+        day: date,
+        bin: str,
+        text: str,
+        wanted: dict[str, int],
+        selected_by: str,
+        pi: float | None,
     ) -> None:
         """Queue the trace for its bin's quota unless it is there already or repeats an input that is known."""
         if trace_id in self.taken:
             return
-        text = self._texts(day)[trace_id]
-        vector = self.embedder.embed([text])[text_hash(text)]
+        vector = self._vector(text)
         if self.known.duplicate_of(text, vector):
             return
         self.known.add(trace_id, text, vector)
@@ -214,30 +260,43 @@ class _Filling:
     def _scan_beyond(self, wanted: dict[str, int]) -> int:
         """Unsampled traces of the window in random order, embedded up to so many per missing one; never in an estimate."""
         limit = self.home.settings.refresh.candidates_per_missing * sum(wanted.values())
-        sampled = set(self.sample["item_id"])
-        raw = self.home.lake.read(RAW_TRACES, self.window, ["trace_id"], with_key=True)
-        raw = raw.filter(~pl.col("trace_id").is_in(list(sampled | self.taken)))
-        order = random_numbers(f"{self.home.settings.sampling.salt}/refresh", raw["trace_id"])
-        scanned = raw.with_columns(order=pl.Series(order, dtype=pl.Float64)).sort("order", "trace_id").head(limit)
-        texts = [self._texts(day)[trace_id] for trace_id, day in scanned.select("trace_id", "day").iter_rows()]
-        if not texts:
+        unsampled = self.raw.filter(~pl.col("trace_id").is_in([*self.sampled_text, *self.taken]))
+        order = random_numbers(self.salt, unsampled["trace_id"])
+        scanned = unsampled.with_columns(order=pl.Series(order, dtype=pl.Float64)).sort("order", "trace_id").head(limit)
+        where = list(scanned.select("trace_id", "day").iter_rows())
+        texts = self._texts(where)
+        if not where:
             return 0
-        vectors = self.embedder.embed(texts)
-        bins = self._bins(np.stack([vectors[text_hash(text)] for text in texts]))
-        for trace_id, day, bin in zip(scanned["trace_id"], scanned["day"], bins, strict=True):
+        self._embed(texts.values())
+        bins = self._bins([texts[trace_id] for trace_id, _ in where])
+        for (trace_id, day), bin in zip(where, bins, strict=True):
             if bin in wanted:
-                self._offer(trace_id, day, bin, wanted, "refresh_quota", None)
-        return len(texts)
+                self._offer(trace_id, day, bin, texts[trace_id], wanted, "refresh_quota", None)
+        return len(where)
 
-    def _bins(self, vectors: np.ndarray) -> list[str]:
+    def _bin_of(self) -> dict[str, str]:
+        return dict(zip(self.sample["item_id"], self.sample["bin"], strict=True))
+
+    def _bins(self, texts: list[str]) -> list[str]:
+        vectors = np.stack([self._vector(text) for text in texts])
         neighbors = self.home.settings.clustering.vote_neighbors
         return self.taxonomy.place(vectors, [self.embedder.model_id], neighbors)["bin"].to_list()
 
-    def _texts(self, day: date) -> "_DayTexts":
-        if day not in self.inputs:
+    def _texts(self, where: list[tuple[str, date]]) -> dict[str, str]:
+        """The scrubbed inputs of traces, by trace_id: from the sample, else from their day."""
+        texts = {trace_id: self.sampled_text[trace_id] for trace_id, _ in where if trace_id in self.sampled_text}
+        for day in sorted({day for trace_id, day in where if trace_id not in texts}):
+            wanted = [trace_id for trace_id, own in where if own == day and trace_id not in texts]
             raw = self.home.lake.read(RAW_TRACES, [day], ["trace_id", "input"])
-            self.inputs[day] = _DayTexts(dict(raw.iter_rows()), self.scrubber)
-        return self.inputs[day]
+            rows = raw.filter(pl.col("trace_id").is_in(wanted)).iter_rows()
+            texts |= {trace_id: self.scrubber.scrub(text).text for trace_id, text in rows}
+        return texts
+
+    def _embed(self, texts: Iterable[str]) -> None:
+        self.vectors |= self.embedder.embed([text for text in texts if text_hash(text) not in self.vectors])
+
+    def _vector(self, text: str) -> np.ndarray:
+        return self.vectors[text_hash(text)]
 
     def _plan_row(self, bin: str) -> dict[str, Any]:
         return self.plan.filter(pl.col("bin") == bin).row(0, named=True)
@@ -258,7 +317,6 @@ class _Filling:
         return QUOTA_PRIORITY * (max(0.0, row["gain"]) / most if most > 0 else 0.0)
 
     def _rows(self) -> pl.DataFrame:
-        queued_on = min(sunday_of(self.week) + timedelta(days=1), self.home.calendar.now)
         labels = self.taxonomy.bins
         rows = []
         for day in sorted({item.day for item in self.chosen}):
@@ -277,21 +335,11 @@ class _Filling:
                         "selected_by": item.selected_by,
                         "inclusion_probability": item.inclusion_probability,
                         "novel_above": self.taxonomy.novel_above,
-                        "queued_on": queued_on,
+                        "queued_on": self.home.calendar.now,
                         "taxonomy_id": self.taxonomy.taxonomy_id,
                     }
                 )
         return pl.DataFrame(rows, schema=TRIAGE_QUEUE.schema)
-
-
-class _DayTexts:
-    """The scrubbed inputs of a day, scrubbed when they are asked for."""
-
-    def __init__(self, inputs: dict[str, str], scrubber: Scrubber) -> None:
-        self.inputs, self.scrubber = inputs, scrubber
-
-    def __getitem__(self, trace_id: str) -> str:
-        return self.scrubber.scrub(self.inputs[trace_id]).text
 
 
 def _contexts(home: Home, day: date, trace_ids: list[str], scrubber: Scrubber) -> dict[str, dict[str, Any]]:
@@ -306,9 +354,13 @@ def _contexts(home: Home, day: date, trace_ids: list[str], scrubber: Scrubber) -
     found = {}
     for row in chosen.iter_rows(named=True):
         text = scrubber.scrub(row["input"]).text
-        earlier = sessions.filter(
-            (pl.col("session_id") == row["session_id"]) & (pl.col("timestamp") < row["timestamp"])
-        ).sort("timestamp", "turn_index")
+        # Logs of whole seconds: turns of the same second go by their index.
+        is_earlier = (pl.col("timestamp") < row["timestamp"]) | (
+            (pl.col("timestamp") == row["timestamp"]) & (pl.col("turn_index") < row["turn_index"])
+        )
+        earlier = sessions.filter((pl.col("session_id") == row["session_id"]) & is_earlier).sort(
+            "timestamp", "turn_index"
+        )
         context = {
             "conversation": [
                 {"role": role, "content": content}
@@ -336,21 +388,27 @@ def _contexts(home: Home, day: date, trace_ids: list[str], scrubber: Scrubber) -
 
 
 def _opened(value: str) -> Any:
-    """What the lake keeps as JSON text, opened; an error may be plain text."""
+    """What the lake keeps as JSON text, opened; an error may be plain text, and a few documents are past opening."""
     try:
-        return json.loads(value)
-    except json.JSONDecodeError:
+        return msgspec.json.decode(value)
+    except (msgspec.DecodeError, RecursionError):
         return value
 
 
-def _scrubbed(value: Any, scrubber: Scrubber) -> Any:
-    """Every text inside a nested value scrubbed; keys are names of fields and stay."""
+def _scrubbed(value: Any, scrubber: Scrubber, depth: int = 0) -> Any:
+    """Every text inside a nested value scrubbed, long numbers too; keys are names of fields and stay."""
+    if depth > DEEPEST:
+        return "(nested too deeply to be shown)"
+    if isinstance(value, Mapping):
+        return {key: _scrubbed(inner, scrubber, depth + 1) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_scrubbed(inner, scrubber, depth + 1) for inner in value]
     if isinstance(value, str):
         return scrubber.scrub(value).text
-    if isinstance(value, Mapping):
-        return {key: _scrubbed(inner, scrubber) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_scrubbed(inner, scrubber) for inner in value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        text = str(value)  # a card or a phone number may be written as a number
+        found = scrubber.scrub(text)
+        return found.text if found.n_replaced else value
     return value
 
 
@@ -364,6 +422,7 @@ def _queue_metadata(rows: pl.DataFrame, filled: _Filled) -> dict[str, Any]:
         "beyond the sample": int((rows["selected_by"] == "refresh_quota").sum()),
         "unsampled traces scanned": filled.n_scanned,
         "labels without a trace": sum(filled.unfilled.values()),
+        "sampled traces that are gone": filled.n_gone,
         "most urgent": dg.MetadataValue.md(
             "\n".join(
                 ["| trace | why | bin | priority |", "|---|---|---|---|", *map(_row, rows.head(SHOWN_ITEMS).to_dicts())]

@@ -135,8 +135,9 @@ class Story:
         console.print(f"  evalflow coverage --home {home} --as-of {last['as_of']}", soft_wrap=True)
         if self.turn:
             console.print(f"  evalflow triage list --all --home {home}", soft_wrap=True)
-            bad = next(run for run in self.turn.gates if run.verdict.verdict == "fail")
-            console.print(f"  evalflow gate {escape(str(bad.results))} --home {home}", soft_wrap=True)
+            failing = [run for run in self.turn.gates if run.verdict.verdict == "fail"]
+            for run in failing[:1]:
+                console.print(f"  evalflow gate {escape(str(run.results))} --home {home}", soft_wrap=True)
 
     def _tell_turn(self, console: Console) -> None:
         last = self.weeks[-1]
@@ -334,8 +335,9 @@ def _short_reason(run: GateRun) -> str:
         return f"{n_failing} frozen regressions fail"
     if run.verdict.verdict == "pass":
         return ""
-    is_narrow = run.verdict.covered_share is not None and run.verdict.covered_share < 0.5
-    return "most traffic is untested" if is_narrow else run.verdict.reasons[0]
+    covered = run.verdict.covered_share
+    is_narrow = covered is not None and covered < run.min_covered_share
+    return "too much traffic is untested" if is_narrow else run.verdict.reasons[0]
 
 
 def _figure(value: float | None) -> str:

@@ -46,6 +46,7 @@ class GateRun:
     results: Path
     as_of: str
     n_cases: int
+    min_covered_share: float
     verdict: GateVerdict
 
 
@@ -188,7 +189,7 @@ def _gate(home: Home, release: Release, cases: list[CaseVersion], as_of: str, fo
     verdict = decide(
         suite, read.outcomes, traffic.shares, limits.min_pass_rate, limits.min_covered_share, len(read.unusable)
     )
-    return GateRun(release.name, path, as_of, len(cases), verdict)
+    return GateRun(release.name, path, as_of, len(cases), limits.min_covered_share, verdict)
 
 
 def _results(release: Release, cases: list[CaseVersion]) -> list[dict[str, Any]]:
