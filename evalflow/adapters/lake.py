@@ -35,7 +35,8 @@ class Lake:
     """Reads and writes the tables under one root, a local folder or an fsspec URL."""
 
     def __init__(self, url: str) -> None:
-        self.fs, self.root = fsspec.core.url_to_fs(url)
+        # Without a listing cache: the long-lived code server must see the partitions that runs have added since.
+        self.fs, self.root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         self.is_local = self.fs.protocol in ("file", ("file", "local"))
         self.url = self.root if self.is_local else self.fs.unstrip_protocol(self.root)
 
