@@ -151,7 +151,7 @@ class Story:
             if date.fromisoformat(week["as_of"]) < LAUNCH_DAY and week["jsd"] is not None
         ]
         console.print(
-            f"Before the launch JSD lay between {min(before):.2f} and {max(before):.2f}, through a promotion that tripled "
+            f"Before the launch JSD lay between {min(before):.2f} and {max(before):.2f}, through a sale that tripled "
             f"the traffic of two days. It crossed {self.threshold:g} on [bold]{_spoken(crossed)}[/bold], "
             f"{(crossed - LAUNCH_DAY).days} days after the launch, and stands at [bold]{last['jsd']:.2f}[/bold] "
             f"({last['band']})."
