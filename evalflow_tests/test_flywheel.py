@@ -439,6 +439,7 @@ def test_the_queue_in_the_terminal(home: Home, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in target.read_text().splitlines()]
     assert len(rows) == BUDGET
     assert all(row["verdict"] is None and row["reviewer"] is None for row in rows)
+    assert f"{BUDGET} traces waiting, 0 done." in evalflow("triage", "list", home=home.path).out
     unanswered = evalflow("triage", "import", str(target), "--json", home=home.path).document
     assert (unanswered["added"], unanswered["unanswered"], unanswered["unusable"]) == (0, BUDGET, [])
 

@@ -149,9 +149,10 @@ def triage_list(
     table = Table("trace", "priority", "source", "bin", "state", "input")
     for item in listed[:SHOWN_ITEMS]:
         row = item.row
-        cells = (row["trace_id"], f"{row['priority']:.2f}", row["source"], row["label"], item.state, row["text"])
-        table.add_row(*(shown(shortened(cell, 60)) for cell in cells))
-    out.print(table)
+        texts = (row["label"], item.state, shortened(row["text"], 60))
+        table.add_row(*map(shown, (row["trace_id"], f"{row['priority']:.2f}", row["source"], *texts)))
+    if listed:
+        out.print(table)
     if len(listed) > SHOWN_ITEMS:
         out.print(f"{len(listed) - SHOWN_ITEMS} more: --json shows all.")
     n_waiting = sum(item.is_waiting for item in items)
