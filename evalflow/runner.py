@@ -327,6 +327,8 @@ def _failure_of(result: dg.ExecuteInProcessResult, asset: str) -> RunFailedError
             error = event.step_failure_data.error
             while error.cause:
                 error = error.cause
+            if error.cls_name == "DagsterExecutionInterruptedError":
+                raise KeyboardInterrupt  # Dagster makes a failed step of Ctrl-C; the command line says what it means
             if error.cls_name == "DagsterAssetCheckFailedError":
                 return RunFailedError(_blocked_by(result))
             message = error.message.strip().removeprefix("evalflow.errors.").partition(": ")[2] or error.message.strip()

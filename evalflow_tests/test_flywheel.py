@@ -2,6 +2,10 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -442,6 +446,23 @@ def test_the_queue_in_the_terminal(home: Home, tmp_path: Path) -> None:
     assert f"{BUDGET} traces waiting, 0 done." in evalflow("triage", "list", home=home.path).out
     unanswered = evalflow("triage", "import", str(target), "--json", home=home.path).document
     assert (unanswered["added"], unanswered["unanswered"], unanswered["unusable"]) == (0, BUDGET, [])
+
+
+def test_ctrl_c_says_that_it_goes_on_from_there(home: Home) -> None:
+    """In the middle of a Dagster run: one sentence, exit code 130, no run left open; the same command then finishes."""
+    command = [str(Path(sys.executable).with_name("evalflow")), "refresh", "--home", str(home.path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 60
+    with instance_of(home) as instance:
+        while not instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert err.endswith("Stopped. What was finished is kept; the same command goes on from here.\n")
+        assert process.returncode == 130
+        assert not instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+    assert evalflow("refresh", home=home.path).code == 0
 
 
 def test_a_week_without_traffic_is_no_plan(home: Home) -> None:

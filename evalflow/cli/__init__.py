@@ -21,6 +21,8 @@ app = typer.Typer(
     help="Keeps an eval suite representative of production traffic. Exit codes: 0 fine, 1 fail, 2 usage error, "
     "3 cannot tell, 4 bad input data, 5 unreachable or missing dependency.",
 )
+INTERRUPTED = 130
+"""128 + SIGINT, as shells have it."""
 app.add_typer(pipeline.app)
 app.add_typer(flywheel.app)
 app.add_typer(golden.app, name="golden")
@@ -33,11 +35,13 @@ def main() -> None:
     try:
         result = app(standalone_mode=False)
         code = result if isinstance(result, int) else int(ExitCode.OK)  # a typer.Exit comes back as its code
+        if code == INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
     except EvalflowError as error:
         code = _say(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         err.print("Stopped. What was finished is kept; the same command goes on from here.")
-        code = 130
+        code = INTERRUPTED
     except Exception as error:
         if not _is_usage_error(error):
             raise
