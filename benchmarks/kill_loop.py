@@ -30,6 +30,8 @@ STATIONS = {
     "clusters": ["clusters", "taxonomy_texts"],
     "bin_assignments": ["bin_assignments"],
     "coverage_metrics": ["coverage_metrics"],
+    "judge_grades": ["judge_grades"],
+    "quality_metrics": ["quality_metrics"],
     "marts": [],
 }
 

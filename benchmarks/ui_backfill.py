@@ -28,6 +28,8 @@ ASSETS = [
     "clusters",
     "bin_assignments",
     "coverage_metrics",
+    "judge_grades",
+    "quality_metrics",
 ]
 LAUNCH = """
 mutation Launch($params: LaunchBackfillParams!) {

@@ -150,6 +150,7 @@ def import_golden(home: Home, instance: dg.DagsterInstance, path: str) -> Golden
                 cases[case.case_id] = case
     recorded = home.ledger.import_cases(cases.values(), path, home.now())
     report_recorded(instance, partitions_of(home.calendar), recorded.added)
+    home.publish()
     return GoldenImport(recorded.added, recorded.unchanged, unusable, recorded.retired)
 
 
@@ -161,6 +162,7 @@ def retire_golden(home: Home, instance: dg.DagsterInstance, case_ids: list[str],
     """
     recorded = home.ledger.retire(case_ids, because, "evalflow golden retire", home.now())
     report_recorded(instance, partitions_of(home.calendar), recorded.added)
+    home.publish()
     return recorded
 
 
