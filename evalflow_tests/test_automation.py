@@ -202,17 +202,20 @@ def test_a_refresh_that_left_no_plan_is_asked_for_again_the_next_day(measured: H
     week = newest_closed(measured)
     publish(measured, week, 0.30)
     yesterday = str(TODAY - timedelta(days=1))
-    lost = json.dumps({"week": str(week), "in_breach": True, "fired_on": yesterday})
+    lost = json.dumps({"week": str(week), "in_breach": True, "fired_on": yesterday, "fired_for": str(week)})
+    earlier = week - timedelta(weeks=2)  # the plan of an earlier episode is not this one's
+    measured.lake.write(REFRESH_PLAN, earlier, pl.DataFrame(schema=REFRESH_PLAN.schema))
     assert fired(breach(measured, lost))[0].run_key == f"refresh:{week}:{TODAY}"
     assert fired(breach(measured, breach(measured, lost).cursor)) == []
     measured.lake.write(REFRESH_PLAN, week, pl.DataFrame(schema=REFRESH_PLAN.schema))
     assert fired(breach(measured, lost)) == []
 
 
-def test_a_cursor_that_cannot_be_read_asks_for_the_same_run(measured: Home) -> None:
+@pytest.mark.parametrize("cursor", ["{not json", "5", "null", '{"in_breach": null}'])
+def test_a_cursor_that_cannot_be_read_asks_for_the_same_run(measured: Home, cursor: str) -> None:
     week = newest_closed(measured)
     publish(measured, week, 0.30)
-    assert fired(breach(measured, "{not json"))[0].run_key == f"refresh:{week}"
+    assert fired(breach(measured, cursor))[0].run_key == f"refresh:{week}"
 
 
 @pytest.mark.parametrize(("jsd", "provisional"), [(0.9, True), (None, False)])

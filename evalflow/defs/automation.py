@@ -61,6 +61,7 @@ PROMOTION = dg.define_asset_job(
 JOBS = [DAILY, TAXONOMY, WEEKLY, GRADING, QUALITY, REFRESH, PROMOTION, MARTS]
 _JOB_OF_UNIT = {"day": DAILY, "month": TAXONOMY, "week": WEEKLY}
 REASON = "evalflow/reason"
+_FIRED = ("fired_on", "fired_for")
 _BREACH_COLUMNS = ("is_blind_spot", "production_share", "golden_cases", "label")
 REARM_BELOW = 0.9
 """A breach has ended when JSD is below this part of its threshold and no bin is blind: no firing back and forth."""
@@ -177,9 +178,10 @@ def _catch_up(
 def breach(home: Home, cursor: str | None) -> dg.SensorResult:
     """What ``refresh_on_breach`` decides, from the newest closed week alone.
 
-    The cursor holds that week, whether it was in breach and on which day the episode fired: a breach fires once, when
-    it begins, and may fire again only after a closed week without one. History that is computed later is never looked
-    at. A refresh that left no plan, because its run failed, is asked for again on the next day.
+    The cursor holds that week, whether it was in breach, and on which day and for which week the episode fired: a
+    breach fires once, when it begins, and may fire again only after a closed week without one. History that is
+    computed later is never looked at. A refresh that left no plan, because its run failed, is asked for again on the
+    next day.
     """
     week = newest_closed_week(home)
     if week is None:
@@ -202,10 +204,11 @@ def breach(home: Home, cursor: str | None) -> dg.SensorResult:
     is_breach, is_over = jsd > limit or len(blind) > 0, jsd < REARM_BELOW * limit and not len(blind)
     stays = before["in_breach"] and not is_over
     today = str(home.calendar.now)
-    is_lost = before["fired_on"] is not None and before["fired_on"] < today and not home.lake.keys(REFRESH_PLAN)
+    is_planned = before["fired_for"] in home.lake.keys(REFRESH_PLAN)
+    is_lost = before["fired_on"] is not None and before["fired_on"] < today and not is_planned
     fires = is_breach and (not before["in_breach"] or is_lost)
-    fired_on = today if fires else before["fired_on"] if stays else None
-    after = json.dumps({"week": str(week), "in_breach": is_breach or stays, "fired_on": fired_on})
+    fired = {"fired_on": today, "fired_for": str(week)} if fires else {name: before[name] for name in _FIRED}
+    after = json.dumps({"week": str(week), "in_breach": is_breach or stays, **(fired if is_breach or stays else {})})
     if not is_breach:
         return dg.SensorResult(skip_reason=f"No breach: {figures}.", cursor=after)
     if not fires:
@@ -232,7 +235,8 @@ def _episode(cursor: str | None) -> dict[str, Any]:
         held = json.loads(cursor or "{}")
     except json.JSONDecodeError:
         held = {}
-    return {"in_breach": bool(held.get("in_breach")), "fired_on": held.get("fired_on")}
+    held = held if isinstance(held, dict) else {}
+    return {"in_breach": bool(held.get("in_breach")), **{name: held.get(name) for name in _FIRED}}
 
 
 def _breach_reason(jsd: float, limit: float, blind: pl.DataFrame) -> str:
