@@ -15,31 +15,24 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
+from evalflow.adapters.judge_endpoint import Endpoint, RefusedError, Reply, UnusableError, client_of
 from evalflow.core.grading import (
     ANSWER_SCHEMA,
     NO_ANSWER,
     Grade,
     Graded,
     judge_messages,
-    parse_judge_answer,
     rubric_version,
 )
 from evalflow.core.lineage import fingerprint
 from evalflow.errors import UnreachableError
-from evalflow.settings import Judge, shown_url
-
-if TYPE_CHECKING:
-    from openai import APIStatusError, AsyncOpenAI, OpenAIError
+from evalflow.settings import Judge
 
 CACHE_FOLDER = "judge"
-PURPOSE_HEADER = {"x-evalflow-purpose": "judge"}
-"""On every request, so that whoever traces the endpoint can keep the judge's own calls out of the traffic."""
-NO_KEY = "none"
-"""Sent to a base_url that no key was given for: local servers want none, and a key from elsewhere is not theirs."""
 REFUSALS_IN_A_ROW = 5
 """When so many items are refused and none was ever accepted, it is the request that is wrong and not the items."""
 FORMLESS_AT_LEAST = 5
@@ -130,7 +123,7 @@ class LlmJudge:
         settings = self.settings
         key = settings.api_key.get_secret_value() if settings.api_key else ""
         try:
-            client = _client(settings, key)
+            client = client_of(settings, key)
         except OpenAIError:
             run.failure = UnreachableError(
                 "There is no key for the judge's endpoint; set EVALFLOW_JUDGE__API_KEY, or judge.base_url for a server "
@@ -139,7 +132,7 @@ class LlmJudge:
             return
         budget = _Budget(settings.max_usd_per_run)
         async with client:
-            endpoint = _Endpoint(client, settings)
+            endpoint = Endpoint(client, settings)
             if not endpoint.has_usable_key():
                 run.failure = UnreachableError(
                     "The judge's key holds characters that no HTTP header can carry, such as a line break; "
@@ -157,7 +150,7 @@ class LlmJudge:
         run.paid_usd = budget.paid_usd
 
     async def _work(
-        self, queue: Iterator[tuple[str, list[JudgeItem]]], endpoint: "_Endpoint", budget: "_Budget", run: "_Run"
+        self, queue: Iterator[tuple[str, list[JudgeItem]]], endpoint: "Endpoint", budget: "_Budget", run: "_Run"
     ) -> None:
         """Take item after item until there are none, or until any worker has met a failure."""
         for key, same in queue:
@@ -174,10 +167,10 @@ class LlmJudge:
                     return
                 try:
                     reply = await endpoint.ask(messages)
-                except _UnusableError as error:
+                except UnusableError as error:
                     run.failure = run.failure or UnreachableError(str(error))
                     return
-                except _RefusedError as error:
+                except RefusedError as error:
                     run.refuse(same, str(error), endpoint.shown_url)
                     continue
                 verdict = self._verdict_of(reply, per_request)
@@ -198,7 +191,7 @@ class LlmJudge:
             self.cache.put(key, verdict)
             run.verdicts |= {item.item_id: verdict for item in same}
 
-    def _verdict_of(self, reply: "_Reply", most_usd: float) -> JudgeVerdict:
+    def _verdict_of(self, reply: "Reply", most_usd: float) -> JudgeVerdict:
         limit = self.settings.max_answer_tokens
         graded = reply.graded
         if reply.is_cut and graded.verdict == "unscored":
@@ -316,195 +309,7 @@ class _Budget:
         return self.paid_usd + self.lost_usd + sum(self.reserved.values()) + most_usd <= self.cap_usd
 
 
-# -- the endpoint ----------------------------------------------------------------------------------------------
-
-
-class _UnusableError(Exception):
-    """The endpoint cannot be used at all; the message is for the user."""
-
-
-class _RefusedError(Exception):
-    """The endpoint does not take this one item; the message is the endpoint's own."""
-
-
-class _Message(msgspec.Struct):
-    content: str | None = None
-    refusal: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int
-    completion_tokens: int
-
-
-class _Completion(msgspec.Struct):
-    choices: list[_Choice] | None
-    usage: _Usage | None = None
-
-
-class _Reply(NamedTuple):
-    """What came back for one item; ``retries_taken`` counts the tries before it that brought nothing.
-
-    ``is_of_form`` is false of an answer that holds no verdict; a refusal is a form of its own.
-    """
-
-    graded: Graded
-    usage: _Usage | None
-    is_cut: bool
-    is_of_form: bool
-    retries_taken: int
-
-
-class _Endpoint:
-    """One endpoint and the form of request that it takes; the form is learned from what it refuses."""
-
-    def __init__(self, client: "AsyncOpenAI", settings: Judge) -> None:
-        self.client, self.settings = client, settings
-        self.secrets = [secret for secret in (client.api_key, client.admin_api_key) if secret and secret != NO_KEY]
-        self.shown_url = shown_url(str(client.base_url))
-        self.form: dict[str, Any] = {
-            "temperature": 0,
-            "max_tokens": settings.max_answer_tokens,
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": "verdict", "strict": True, "schema": ANSWER_SCHEMA},
-            },
-        }
-        self.is_form_accepted = False
-
-    def has_usable_key(self) -> bool:
-        return all(secret.isascii() and secret.isprintable() and " " not in secret for secret in self.secrets)
-
-    async def ask(self, messages: list[dict[str, str]]) -> _Reply:
-        """The judge's answer about one item.
-
-        Raises:
-            _UnusableError: no item can be judged here.
-            _RefusedError: the endpoint does not take this item.
-        """
-        from openai import APIStatusError, OpenAIError
-
-        form, learned = self.form, self.is_form_accepted
-        while True:
-            try:
-                raw = await self.client.chat.completions.with_raw_response.create(
-                    model=str(self.settings.model),
-                    messages=messages,  # type: ignore[arg-type]  # plain dicts of the same form
-                    **form,
-                )
-                break
-            except APIStatusError as error:
-                if error.status_code not in (400, 413, 422):
-                    raise _UnusableError(self._sentence(error)) from None
-                said = self._said(error)
-                simpler = _simpler(form, said, may_guess=not learned)
-                if simpler is None:
-                    raise _RefusedError(said) from None
-                form = simpler
-            except OpenAIError as error:
-                raise _UnusableError(self._sentence(error)) from None
-        self.form, self.is_form_accepted = form, True
-        return self._reply(raw.content, raw.retries_taken)
-
-    def _reply(self, body: bytes, retries_taken: int) -> _Reply:
-        try:
-            completion = msgspec.json.decode(body, type=_Completion)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise _UnusableError(
-                f"The judge endpoint {self.shown_url} answers with something other than a chat completion; "
-                "correct judge.base_url, which mostly ends in /v1."
-            ) from None
-        if not completion.choices:
-            return _Reply(Graded("unscored", "the judge gave no answer"), completion.usage, False, False, retries_taken)
-        choice = completion.choices[0]
-        if choice.message.refusal and not choice.message.content:
-            graded = Graded("unscored", f"the judge refused: {self._redacted(choice.message.refusal)}")
-            is_of_form = True
-        else:
-            content = self._redacted(choice.message.content or "")
-            graded = parse_judge_answer(content)
-            is_of_form = _is_of_form(content)
-        return _Reply(graded, completion.usage, choice.finish_reason == "length", is_of_form, retries_taken)
-
-    def _said(self, error: "APIStatusError") -> str:
-        """The endpoint's own message, short and without the key."""
-        body = error.body if isinstance(error.body, dict) else {}
-        said = str(body.get("message") or body.get("detail") or error.message)
-        said = " ".join(self._redacted(said).encode("utf-8", "replace").decode().split())
-        return f"HTTP {error.status_code}: {said if len(said) <= 200 else said[:200] + '...'}"
-
-    def _sentence(self, error: "OpenAIError") -> str:
-        """What is wrong with the endpoint and what to do; nothing that it said is repeated, since it may hold the key."""
-        from openai import APIStatusError, APITimeoutError
-
-        url, model, tries = self.shown_url, self.settings.model, 1 + self.settings.max_retries
-        if isinstance(error, APITimeoutError):
-            return (
-                f"The judge endpoint {url} did not answer for {model!r} within {self.settings.timeout_s:g} s in {tries} tries; "
-                "raise judge.timeout_s or lower judge.concurrency."
-            )
-        if not isinstance(error, APIStatusError):
-            return f"The judge endpoint {url} cannot be reached for {model!r} in {tries} tries; start it or correct judge.base_url."
-        status = error.status_code
-        if status in (401, 403):
-            return f"The judge endpoint {url} refuses the key for {model!r} (HTTP {status}); set EVALFLOW_JUDGE__API_KEY to one that it accepts."
-        if status == 404:
-            return (
-                f"The judge endpoint {url} knows no model {model!r} (HTTP 404); correct judge.model or judge.base_url."
-            )
-        if status == 429:
-            return (
-                f"The judge endpoint {url} still turns requests for {model!r} away after {tries} tries (HTTP 429); "
-                "lower judge.concurrency, look at the account's limits, or run again later."
-            )
-        return f"The judge endpoint {url} answers for {model!r} with HTTP {status} in {tries} tries; run again when it is well."
-
-    def _redacted(self, text: str) -> str:
-        for secret in self.secrets:
-            text = text.replace(secret, "<key>")
-        return text
-
-
-def _client(settings: Judge, key: str) -> "AsyncOpenAI":
-    from openai import AsyncOpenAI
-
-    return AsyncOpenAI(
-        base_url=settings.base_url,
-        api_key=key or (NO_KEY if settings.base_url else None),
-        timeout=settings.timeout_s,
-        max_retries=settings.max_retries,
-        default_headers=PURPOSE_HEADER,
-    )
-
-
-def _simpler(form: dict[str, Any], said: str, may_guess: bool) -> dict[str, Any] | None:
-    """The form without what the endpoint complains about, or None when the complaint is about the item.
-
-    Newer models take ``max_completion_tokens`` only and no temperature; many local servers take no schema. While no
-    form was ever accepted, the schema is left out on a guess, since servers refuse it in words of their own.
-    """
-    lacks = said.lower()
-    if "max_tokens" in form and "max_completion_tokens" in lacks:
-        rest = {name: value for name, value in form.items() if name != "max_tokens"}
-        return {**rest, "max_completion_tokens": form["max_tokens"]}
-    if "temperature" in form and "temperature" in lacks:
-        return {name: value for name, value in form.items() if name != "temperature"}
-    if "response_format" in form and (may_guess or "response_format" in lacks or "json_schema" in lacks):
-        return {name: value for name, value in form.items() if name != "response_format"}
-    return None
-
-
-def _is_of_form(content: str) -> bool:
-    """Whether a verdict can be read; ``unscored`` may be the judge's own, which then could have been another."""
-    return parse_judge_answer(content.replace("unscored", "pass")).verdict != "unscored"
-
-
-def _formless_failure(answers: Sequence[_Answered], endpoint: _Endpoint) -> UnreachableError:
+def _formless_failure(answers: Sequence[_Answered], endpoint: Endpoint) -> UnreachableError:
     """Nothing of the answers is repeated: they may hold whatever the graded texts made the model say."""
     settings, n_cut = endpoint.settings, sum(answered.verdict.cut_at is not None for answered in answers)
     return UnreachableError(

@@ -1,0 +1,206 @@
+"""An OpenAI-compatible endpoint as the judge sees it: one question out, one answer or one clear sentence back.
+
+Through the official client, which retries and honours rate limits. The key is never part of a message.
+Keep out: what is asked about how many items, costs and the cache (``judge.py``); the form of the question and of the
+answer (``core/grading.py``).
+"""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from evalflow.core.grading import ANSWER_SCHEMA, Graded, parse_judge_answer
+from evalflow.settings import Judge, shown_url
+
+if TYPE_CHECKING:
+    from openai import APIStatusError, AsyncOpenAI, OpenAIError
+
+NO_KEY = "none"
+"""Sent to a base_url that no key was given for: local servers want none, and a key from elsewhere is not theirs."""
+PURPOSE_HEADER = {"x-evalflow-purpose": "judge"}
+"""On every request, so that whoever traces the endpoint can keep the judge's own calls out of the traffic."""
+
+
+class UnusableError(Exception):
+    """The endpoint cannot be used at all; the message is for the user."""
+
+
+class RefusedError(Exception):
+    """The endpoint does not take this one item; the message is the endpoint's own."""
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class _Completion(msgspec.Struct):
+    choices: list[_Choice] | None
+    usage: _Usage | None = None
+
+
+class Reply(NamedTuple):
+    """What came back for one item; ``retries_taken`` counts the tries before it that brought nothing.
+
+    ``is_of_form`` is false of an answer that holds no verdict; a refusal is a form of its own.
+    """
+
+    graded: Graded
+    usage: _Usage | None
+    is_cut: bool
+    is_of_form: bool
+    retries_taken: int
+
+
+class Endpoint:
+    """One endpoint and the form of request that it takes; the form is learned from what it refuses."""
+
+    def __init__(self, client: "AsyncOpenAI", settings: Judge) -> None:
+        self.client, self.settings = client, settings
+        self.secrets = [secret for secret in (client.api_key, client.admin_api_key) if secret and secret != NO_KEY]
+        self.shown_url = shown_url(str(client.base_url))
+        self.form: dict[str, Any] = {
+            "temperature": 0,
+            "max_tokens": settings.max_answer_tokens,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "verdict", "strict": True, "schema": ANSWER_SCHEMA},
+            },
+        }
+        self.is_form_accepted = False
+
+    def has_usable_key(self) -> bool:
+        return all(secret.isascii() and secret.isprintable() and " " not in secret for secret in self.secrets)
+
+    async def ask(self, messages: list[dict[str, str]]) -> Reply:
+        """The judge's answer about one item.
+
+        Raises:
+            UnusableError: no item can be judged here.
+            RefusedError: the endpoint does not take this item.
+        """
+        from openai import APIStatusError, OpenAIError
+
+        form, learned = self.form, self.is_form_accepted
+        while True:
+            try:
+                raw = await self.client.chat.completions.with_raw_response.create(
+                    model=str(self.settings.model),
+                    messages=messages,  # type: ignore[arg-type]  # plain dicts of the same form
+                    **form,
+                )
+                break
+            except APIStatusError as error:
+                if error.status_code not in (400, 413, 422):
+                    raise UnusableError(self._sentence(error)) from None
+                said = self._said(error)
+                simpler = _simpler(form, said, may_guess=not learned)
+                if simpler is None:
+                    raise RefusedError(said) from None
+                form = simpler
+            except OpenAIError as error:
+                raise UnusableError(self._sentence(error)) from None
+        self.form, self.is_form_accepted = form, True
+        return self._reply(raw.content, raw.retries_taken)
+
+    def _reply(self, body: bytes, retries_taken: int) -> Reply:
+        try:
+            completion = msgspec.json.decode(body, type=_Completion)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise UnusableError(
+                f"The judge endpoint {self.shown_url} answers with something other than a chat completion; "
+                "correct judge.base_url, which mostly ends in /v1."
+            ) from None
+        if not completion.choices:
+            return Reply(Graded("unscored", "the judge gave no answer"), completion.usage, False, False, retries_taken)
+        choice = completion.choices[0]
+        if choice.message.refusal and not choice.message.content:
+            graded = Graded("unscored", f"the judge refused: {self._redacted(choice.message.refusal)}")
+            is_of_form = True
+        else:
+            content = self._redacted(choice.message.content or "")
+            graded = parse_judge_answer(content)
+            is_of_form = _is_of_form(content)
+        return Reply(graded, completion.usage, choice.finish_reason == "length", is_of_form, retries_taken)
+
+    def _said(self, error: "APIStatusError") -> str:
+        """The endpoint's own message, short and without the key."""
+        body = error.body if isinstance(error.body, dict) else {}
+        said = str(body.get("message") or body.get("detail") or error.message)
+        said = " ".join(self._redacted(said).encode("utf-8", "replace").decode().split())
+        return f"HTTP {error.status_code}: {said if len(said) <= 200 else said[:200] + '...'}"
+
+    def _sentence(self, error: "OpenAIError") -> str:
+        """What is wrong with the endpoint and what to do; nothing that it said is repeated, since it may hold the key."""
+        from openai import APIStatusError, APITimeoutError
+
+        url, model, tries = self.shown_url, self.settings.model, 1 + self.settings.max_retries
+        if isinstance(error, APITimeoutError):
+            return (
+                f"The judge endpoint {url} did not answer for {model!r} within {self.settings.timeout_s:g} s in {tries} tries; "
+                "raise judge.timeout_s or lower judge.concurrency."
+            )
+        if not isinstance(error, APIStatusError):
+            return f"The judge endpoint {url} cannot be reached for {model!r} in {tries} tries; start it or correct judge.base_url."
+        status = error.status_code
+        if status in (401, 403):
+            return f"The judge endpoint {url} refuses the key for {model!r} (HTTP {status}); set EVALFLOW_JUDGE__API_KEY to one that it accepts."
+        if status == 404:
+            return (
+                f"The judge endpoint {url} knows no model {model!r} (HTTP 404); correct judge.model or judge.base_url."
+            )
+        if status == 429:
+            return (
+                f"The judge endpoint {url} still turns requests for {model!r} away after {tries} tries (HTTP 429); "
+                "lower judge.concurrency, look at the account's limits, or run again later."
+            )
+        return f"The judge endpoint {url} answers for {model!r} with HTTP {status} in {tries} tries; run again when it is well."
+
+    def _redacted(self, text: str) -> str:
+        for secret in self.secrets:
+            text = text.replace(secret, "<key>")
+        return text
+
+
+def client_of(settings: Judge, key: str) -> "AsyncOpenAI":
+    from openai import AsyncOpenAI
+
+    return AsyncOpenAI(
+        base_url=settings.base_url,
+        api_key=key or (NO_KEY if settings.base_url else None),
+        timeout=settings.timeout_s,
+        max_retries=settings.max_retries,
+        default_headers=PURPOSE_HEADER,
+    )
+
+
+def _simpler(form: dict[str, Any], said: str, may_guess: bool) -> dict[str, Any] | None:
+    """The form without what the endpoint complains about, or None when the complaint is about the item.
+
+    Newer models take ``max_completion_tokens`` only and no temperature; many local servers take no schema. While no
+    form was ever accepted, the schema is left out on a guess, since servers refuse it in words of their own.
+    """
+    lacks = said.lower()
+    if "max_tokens" in form and "max_completion_tokens" in lacks:
+        rest = {name: value for name, value in form.items() if name != "max_tokens"}
+        return {**rest, "max_completion_tokens": form["max_tokens"]}
+    if "temperature" in form and "temperature" in lacks:
+        return {name: value for name, value in form.items() if name != "temperature"}
+    if "response_format" in form and (may_guess or "response_format" in lacks or "json_schema" in lacks):
+        return {name: value for name, value in form.items() if name != "response_format"}
+    return None
+
+
+def _is_of_form(content: str) -> bool:
+    """Whether a verdict can be read; ``unscored`` may be the judge's own, which then could have been another."""
+    return parse_judge_answer(content.replace("unscored", "pass")).verdict != "unscored"
