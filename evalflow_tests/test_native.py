@@ -199,7 +199,7 @@ PACKED = gzip.compress(MANY, mtime=0)
         ("traces.jsonl", b""),
         ("traces.jsonl", b"\n \n\r\n"),
         ("traces.jsonl", b"\xef\xbb\xbf"),
-        ("traces.jsonl.gz", gzip.compress(b"")),
+        ("traces.jsonl.gz", gzip.compress(b"", mtime=0)),
         ("traces.jsonl.gz", b""),
         ("traces.parquet", b""),
     ],
@@ -218,7 +218,7 @@ NOISE = bytes((number * 37 + number // 7) % 256 for number in range(20_000))
         pytest.param(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + NOISE, id="picture"),
         pytest.param(b"{" + NOISE, id="noise that begins like an object"),
         pytest.param("\n".join(["{}"] * 5).encode("utf-16"), id="UTF-16"),
-        pytest.param(gzip.compress(NOISE), id="packed noise"),
+        pytest.param(gzip.compress(NOISE, mtime=0), id="packed noise"),
         pytest.param(NOISE * 100, id="two megabytes"),
     ],
 )
