@@ -321,16 +321,29 @@ def _execute(
     return result
 
 
+def _is_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether Ctrl-C came in a step, or between two of them."""
+    for event in result.all_events:
+        error = event.step_failure_data.error if event.is_step_failure else None
+        if event.is_job_failure:
+            error = event.job_failure_data.error
+        while error:
+            if error.cls_name == "DagsterExecutionInterruptedError":
+                return True
+            error = error.cause
+    return False
+
+
 def _failure_of(result: dg.ExecuteInProcessResult, asset: str) -> RunFailedError:
     """The step's own sentence when it is one of ours, else what Dagster recorded."""
     ours = {kind.__name__: kind for kind in EvalflowError.__subclasses__()}
+    if _is_interrupted(result):
+        raise KeyboardInterrupt  # Dagster makes a failed run of Ctrl-C; the command line says what it means
     for event in result.all_events:
         if event.is_step_failure and event.step_failure_data.error:
             error = event.step_failure_data.error
             while error.cause:
                 error = error.cause
-            if error.cls_name == "DagsterExecutionInterruptedError":
-                raise KeyboardInterrupt  # Dagster makes a failed step of Ctrl-C; the command line says what it means
             if error.cls_name == "DagsterAssetCheckFailedError":
                 return RunFailedError(_blocked_by(result))
             message = error.message.strip().removeprefix("evalflow.errors.").partition(": ")[2] or error.message.strip()
