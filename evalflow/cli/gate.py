@@ -26,7 +26,7 @@ from evalflow.cli.terminal import (
     shortened,
     shown,
 )
-from evalflow.core.gate import Decision, GateVerdict, SuiteCase, Unqualified, decide
+from evalflow.core.gate import Decision, GateVerdict, Unqualified
 from evalflow.errors import CannotTellError, ExitCode
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def gate(
 
     The suite is that of the day, the traffic that of the newest closed week up to it.
     """
-    from evalflow.defs.suite import suite_in_traffic
+    from evalflow.defs.suite import gate_suite
 
     workspace = open_home(home)
     day = day_of(as_of, "--as-of") or workspace.calendar.now
@@ -73,15 +73,7 @@ def gate(
         )
     settings = workspace.settings.gate
     wanted = settings.min_pass_rate if min_pass_rate is None else min_pass_rate
-    traffic = suite_in_traffic(workspace, cases, day)
-    verdict = decide(
-        [SuiteCase(case.case_id, case.is_regression, traffic.bins.get(case.case_id)) for case in cases],
-        read.outcomes,
-        traffic.shares,
-        wanted,
-        settings.min_covered_share,
-        len(read.unusable),
-    )
+    verdict, traffic = gate_suite(workspace, cases, read, day, wanted)
     left_out = _left_out(workspace, read, cases)
     code = _EXIT_CODES[verdict.verdict]
     if read.unusable and verdict.verdict != "fail":

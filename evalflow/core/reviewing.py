@@ -7,7 +7,7 @@ have been hold the trace back. Source: docs/methods.md, "Triage and golden set".
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from evalflow.core.records import Review, Severity
 
@@ -16,7 +16,8 @@ Source = Literal["quota", "failed_grade", "signal"]
 State = Literal["open", "unsure", "disputed", "incomplete", "confirmed", "dismissed", "duplicate"]
 WAITING: tuple[State, ...] = ("open", "unsure", "disputed", "incomplete")
 """States in which a trace stays in the queue."""
-SEVERITIES: tuple[Severity, ...] = ("low", "medium", "high", "critical")
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+"""From the mildest to the gravest."""
 BY_REVIEWER, BY_PRODUCTION = "reviewer", "production's answer, confirmed by the reviewer"
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 

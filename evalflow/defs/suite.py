@@ -6,16 +6,17 @@ Keep out: the suite as of a past week, which ``bin_assignments`` holds.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from evalflow.adapters.home import Home
 from evalflow.adapters.ledger import CaseVersion
+from evalflow.adapters.results import Results
 from evalflow.adapters.tables import BIN_ASSIGNMENTS
 from evalflow.adapters.taxonomy import Taxonomy, load_taxonomy
 from evalflow.core.calendar import monday_of
-from evalflow.core.gate import Unqualified
+from evalflow.core.gate import GateVerdict, SuiteCase, Unqualified, decide
 from evalflow.defs.clusters import place_golden
 from evalflow.defs.coverage import measure_week
 from evalflow.errors import CannotTellError, EvalflowError
@@ -50,6 +51,21 @@ def suite_in_traffic(home: Home, cases: Sequence[CaseVersion], day: date) -> Sui
             "weighting": measured.coverage.weighting,
         },
     )
+
+
+class GatedSuite(NamedTuple):
+    """What the gate says, and the traffic that it was said beside."""
+
+    verdict: GateVerdict
+    traffic: SuiteInTraffic
+
+
+def gate_suite(home: Home, cases: Sequence[CaseVersion], read: Results, day: date, min_pass_rate: float) -> GatedSuite:
+    """Hold results against the cases as they stand in the traffic of the newest closed week up to ``day``."""
+    traffic = suite_in_traffic(home, cases, day)
+    suite = [SuiteCase(case.case_id, case.is_regression, traffic.bins.get(case.case_id)) for case in cases]
+    covered = home.settings.gate.min_covered_share
+    return GatedSuite(decide(suite, read.outcomes, traffic.shares, min_pass_rate, covered, len(read.unusable)), traffic)
 
 
 def newest_measured_week(home: Home, until: date) -> date:

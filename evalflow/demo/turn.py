@@ -16,7 +16,7 @@ import dagster as dg
 from evalflow.adapters.home import Home
 from evalflow.adapters.ledger import CaseVersion
 from evalflow.adapters.tables import REFRESH_PLAN
-from evalflow.core.gate import GateVerdict, SuiteCase, decide
+from evalflow.core.gate import GateVerdict
 from evalflow.demo.corpus import Corpus
 from evalflow.demo.world import LAST_DAY, OnRange, World
 
@@ -178,17 +178,12 @@ def _answers(queue: list[dict[str, Any]], world: World, corpus: Corpus) -> list[
 def _gate(home: Home, release: Release, cases: list[CaseVersion], as_of: str, folder: Path) -> GateRun:
     """The release's results on the suite, written beside the demo's files, and what the gate says of them."""
     from evalflow.adapters.results import read_results
-    from evalflow.defs.suite import suite_in_traffic
+    from evalflow.defs.suite import gate_suite
 
     path = folder / f"results-{release.name}-{as_of}.jsonl"
     path.write_text(_lines(_results(release, cases)), encoding="utf-8")
-    traffic = suite_in_traffic(home, cases, home.calendar.now)
-    suite = [SuiteCase(case.case_id, case.is_regression, traffic.bins.get(case.case_id)) for case in cases]
     limits = home.settings.gate
-    read = read_results(str(path))
-    verdict = decide(
-        suite, read.outcomes, traffic.shares, limits.min_pass_rate, limits.min_covered_share, len(read.unusable)
-    )
+    verdict = gate_suite(home, cases, read_results(str(path)), home.calendar.now, limits.min_pass_rate).verdict
     return GateRun(release.name, path, as_of, len(cases), limits.min_covered_share, verdict)
 
 
