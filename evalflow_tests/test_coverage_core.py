@@ -5,11 +5,16 @@ from datetime import date
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.spatial import distance
 
-from evalflow.core.coverage import NOVEL, BinCoverage, Coverage, above, band_of, jsd, jsd_terms, measure
+from evalflow.core.alarms import above
+from evalflow.core.coverage import NOVEL, BinCoverage, Coverage, Limits, band_of, measure
+from evalflow.core.divergence import jsd, jsd_terms
+from evalflow_tests.windows import WEEK
+from evalflow_tests.windows import golden as cases_in
+from evalflow_tests.windows import production as rows_of
 
 LABELS = {
     "c00": "refunds",
@@ -33,31 +38,16 @@ def mass_pairs(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 def production(shares: dict[str, float], traffic: dict[str, float] | None = None) -> pl.DataFrame:
     """One row per bin whose weights are the shares."""
-    return pl.DataFrame(
-        {
-            "item_id": list(shares),
-            "session_id": [None] * len(shares),
-            "bin": list(shares),
-            "weight": list(shares.values()),
-            "weight_traffic": list((traffic or shares).values()),
-        },
-        schema={
-            "item_id": pl.String,
-            "session_id": pl.String,
-            "bin": pl.String,
-            "weight": pl.Float64,
-            "weight_traffic": pl.Float64,
-        },
-    )
+    of_traffic = None if traffic is None else list(traffic.values())
+    return rows_of(list(shares), list(shares.values()), traffic=of_traffic)
 
 
 def golden(counts: dict[str, int], day: date = date(2026, 6, 1)) -> pl.DataFrame:
-    bins = [name for name, count in counts.items() for _ in range(count)]
-    return pl.DataFrame({"bin": bins, "day": [day] * len(bins)}, schema={"bin": pl.String, "day": pl.Date})
+    return cases_in([name for name, count in counts.items() for _ in range(count)], day)
 
 
 def measured(of_production: pl.DataFrame, of_golden: pl.DataFrame, threshold: float = 0.25) -> Coverage:
-    return measure(of_production, of_golden, LABELS, "steady_state", threshold)
+    return measure(of_production, of_golden, LABELS, "steady_state", Limits(threshold, 90), WEEK)
 
 
 def by_bin(coverage: Coverage) -> dict[str, BinCoverage]:
@@ -153,12 +143,7 @@ def test_a_band_begins_at_its_edge(value: float, band: str) -> None:
 def test_a_worked_window() -> None:
     """Production (.5, .3, .2) against cases (6, 4, 0): golden shares (.6, .4, 0)."""
     coverage = measured(production({"c00": 0.5, "c01": 0.3, "c02": 0.2}), golden({"c00": 6, "c01": 4}))
-    assert (
-        coverage.jsd
-        == coverage.jsd_raw
-        == pytest.approx(distance.jensenshannon([0.5, 0.3, 0.2], [0.6, 0.4, 0], base=2) ** 2)
-    )
-    assert coverage.band == "watch"
+    assert coverage.jsd_raw == pytest.approx(distance.jensenshannon([0.5, 0.3, 0.2], [0.6, 0.4, 0], base=2) ** 2)
     assert (coverage.n_sampled, coverage.n_golden) == (3, 10)
     assert coverage.uncovered_share == pytest.approx(0.2)
     assert coverage.alarms == ()
@@ -167,7 +152,7 @@ def test_a_worked_window() -> None:
     assert rows["c01"].density_ratio == pytest.approx(4 / 3)  # .4 / .3
     assert rows["c02"].density_ratio == 0
     assert rows["c02"].jsd_term == pytest.approx(0.1)  # .2 log2(2) / 2
-    assert sum(row.jsd_term or 0 for row in coverage.bins) == pytest.approx(coverage.jsd)
+    assert sum(row.jsd_term or 0 for row in coverage.bins) == pytest.approx(coverage.jsd_raw)
 
 
 def test_bins_are_sorted_by_production_share_and_uncovered_ones_are_marked() -> None:
@@ -258,25 +243,17 @@ def test_an_alarm_begins_above_its_limit_not_at_it() -> None:
     assert len(measured(*sides, threshold=float(np.nextafter(value, 0))).alarms) == 1
 
 
+@settings(max_examples=30)
 @given(
     counts=st.lists(st.integers(1, 30), min_size=1, max_size=5),
     weights=st.lists(st.floats(1e-3, 1.0), min_size=1, max_size=60),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_any_window_adds_up(counts: list[int], weights: list[float], seed: int) -> None:
+    """Shares, counts and terms add up, and every figure lies where it may."""
     rng = np.random.default_rng(seed)
     names = list(LABELS)
-    share = np.array(weights) / sum(weights)
-    ids = [str(number) for number in range(len(share))]
-    rows = pl.DataFrame(
-        {
-            "item_id": ids,
-            "session_id": ids,
-            "bin": rng.choice(names, len(share)),
-            "weight": share,
-            "weight_traffic": share,
-        }
-    )
+    rows = rows_of(rng.choice(names, len(weights)).tolist(), weights, [f"s{rng.integers(9)}" for _ in weights])
     coverage = measured(rows, golden(dict(zip(names, counts, strict=False))))
     assert sum(row.production_share for row in coverage.bins) == pytest.approx(1.0)
     assert sum(row.golden_share for row in coverage.bins) == pytest.approx(1.0)
@@ -284,4 +261,184 @@ def test_any_window_adds_up(counts: list[int], weights: list[float], seed: int) 
     assert sum(row.n_sampled for row in coverage.bins) == coverage.n_sampled == len(weights)
     p = [row.production_share for row in coverage.bins]
     q = [row.golden_share for row in coverage.bins]
-    assert coverage.jsd == pytest.approx(distance.jensenshannon(p, q, base=2) ** 2, abs=1e-9)
+    assert coverage.jsd_raw == pytest.approx(distance.jensenshannon(p, q, base=2) ** 2, abs=1e-9)
+    assert sum(row.jsd_term or 0 for row in coverage.bins) == pytest.approx(coverage.jsd_raw)
+    assert coverage.jsd is not None
+    assert 0 <= (coverage.jsd_low or 0) <= coverage.jsd <= (1 if coverage.jsd_high is None else coverage.jsd_high) <= 1
+    assert 0 < (coverage.jsd_p_value or 0) <= 1
+
+
+# -- what else is said of a window --------------------------------------------------------------------------
+
+
+def test_case_weights_have_a_divergence_of_their_own_which_raises_no_alarm() -> None:
+    """Counts (5, 5) match the traffic; weights (.9, .1) do not: (.5, .5) against (.9, .1) by hand is .147."""
+    sides = rows_of(["c00", "c01"] * 50), cases_in(["c00", "c01"] * 5, weight=[0.9, 0.1] * 5)
+    coverage = measured(*sides, threshold=0.1)
+    assert coverage.jsd_raw == pytest.approx(0.0, abs=1e-12)
+    assert coverage.jsd_raw_weighted == pytest.approx(distance.jensenshannon([0.5, 0.5], [0.9, 0.1], base=2) ** 2)
+    assert by_bin(coverage)["c00"].golden_share_weighted == pytest.approx(0.9)
+    assert coverage.alarms == ()
+
+
+def test_weights_of_zero_have_no_divergence_and_leave_the_counted_one() -> None:
+    coverage = measured(rows_of(["c00", "c01"]), cases_in(["c00", "c01"], weight=[0.0, 0.0]))
+    assert (coverage.jsd_weighted, coverage.jsd_raw_weighted) == (None, None)
+    assert coverage.jsd_raw == pytest.approx(0.0, abs=1e-12)
+
+
+def test_traffic_whose_weights_are_all_zero_is_no_traffic() -> None:
+    coverage = measured(rows_of(["c00", "c01"], [0.0, 0.0]), cases_in(["c00"]))
+    assert (coverage.jsd, coverage.m_eff, coverage.week_novel_share, coverage.alarms) == (None, 0.0, None, ())
+
+
+def test_one_trace_has_a_divergence_and_no_interval() -> None:
+    coverage = measured(rows_of(["c00"]), cases_in(["c00"] * 3 + ["c01"]))
+    assert (coverage.jsd_low, coverage.jsd_high, coverage.jsd_sd) == (None, None, None)
+    assert coverage.jsd == coverage.jsd_raw == pytest.approx(distance.jensenshannon([1, 0], [0.75, 0.25], base=2) ** 2)
+    assert coverage.m_eff == 1
+    assert coverage.is_like_random, "one trace tells no suite from a random one"
+
+
+def test_one_cluster_is_zero_and_sure() -> None:
+    coverage = measured(rows_of(["c00"] * 30), cases_in(["c00"] * 3))
+    assert (coverage.jsd, coverage.jsd_low, coverage.jsd_high, coverage.uncovered_share) == (0, 0, 0, 0)
+    assert coverage.jsd_p_value == 1
+
+
+def test_traffic_that_is_all_novel_is_as_far_off_as_can_be_and_calls_the_taxonomy_outdated() -> None:
+    coverage = measure(
+        rows_of([NOVEL] * 200),
+        cases_in(["c00"] * 100),
+        LABELS,
+        "traffic",
+        Limits(0.25, 90),
+        WEEK,
+        novel_calibration=0.02,
+    )
+    assert coverage.jsd == pytest.approx(1.0)
+    assert [alarm.kind for alarm in coverage.alarms] == ["jsd", "blind_spot", "uncovered", "novelty"]
+    assert coverage.alarms[0].reason == coverage.jsd_reason == "drift"
+
+
+@pytest.mark.parametrize("n", range(21, 64, 7))
+def test_a_share_that_rounds_above_one_is_one(n: int) -> None:
+    """n times 1/n is at times a last bit above one."""
+    coverage = measured(rows_of([NOVEL] * n), cases_in(["c00"]), threshold=1.0)
+    assert coverage.week_novel_share == pytest.approx(1.0)
+
+
+def test_sessions_without_weight_are_no_evidence() -> None:
+    """One session holds all of the weight: a thousand others that hold none make it no surer."""
+    rows = rows_of(["c00"] * 1001, [1.0] + [0.0] * 1000)
+    coverage = measured(rows, cases_in(["c00", "c01"]))
+    assert coverage.m_eff == 1
+    assert coverage.jsd_low is None
+
+
+def test_no_number_of_cases_is_promised_where_the_sample_is_too_small() -> None:
+    """Two sessions, each spread over ten bins, are worth two traces: those can lie in any two of the bins."""
+    names = {f"b{i}": f"b{i}" for i in range(10)}
+    rows = rows_of(list(names) * 2, session=["s1"] * 10 + ["s2"] * 10)
+    coverage = measure(rows, cases_in(["b9"]), names, "traffic", Limits(0.25, 90), WEEK)
+    assert (coverage.jsd_reason, coverage.cases_to_settle) == ("suite_too_small", None)
+    assert "the sample, worth 2 traces, is too small for any number of cases to tell" in coverage.alarms[0].text
+
+
+def test_ages_are_counted_to_the_day_that_is_asked_for() -> None:
+    later = cases_in(["c00"], day=date(2026, 7, 20))
+    rows = rows_of(["c00", "c01"])
+    coverage = measure(rows, later, LABELS, "traffic", Limits(1.0, 90), WEEK, as_of=date(2026, 7, 24))
+    assert by_bin(coverage)["c00"].age_days == 4
+
+
+def test_a_case_that_stands_twice_is_refused_by_name() -> None:
+    twice = pl.concat([cases_in(["c00"]), cases_in(["c01"])])
+    with pytest.raises(ValueError, match="a case counts once, but these stand more than once: g0-2026-06-01"):
+        measured(rows_of(["c00"]), twice)
+
+
+@pytest.mark.parametrize("bad", [-0.5, float("nan"), float("inf")])
+def test_a_weight_that_is_none_is_refused(bad: float) -> None:
+    rows = rows_of(["c00", "c01"]).with_columns(weight=pl.Series([0.5, bad]))
+    with pytest.raises(ValueError, match="1 sampled traces have a weight that is negative or no number"):
+        measured(rows, cases_in(["c00"]))
+
+
+def test_a_small_suite_above_the_threshold_is_called_too_small_and_told_how_many_cases_would_tell() -> None:
+    """30 bins of equal traffic; 12 random cases can only fill 12 of them."""
+    names = {f"b{i:02d}": f"b{i:02d}" for i in range(30)}
+    limits = Limits(0.25, 90)
+    small = measure(rows_of(list(names) * 60), cases_in(list(names)[:12]), names, "traffic", limits, WEEK)
+    assert small.jsd is not None
+    assert small.jsd > 0.25
+    assert (small.jsd_reason, small.is_like_random) == ("suite_too_small", True)
+    assert small.cases_to_settle is not None
+    assert 12 < small.cases_to_settle < 60
+    assert f"about {small.cases_to_settle} cases would tell" in small.alarms[0].text
+    large = measure(rows_of(list(names) * 60), cases_in(list(names)[:12] * 20), names, "traffic", limits, WEEK)
+    assert (large.jsd_reason, large.cases_to_settle) == ("drift", None)
+    assert large.jsd == pytest.approx(small.jsd, abs=1e-9), "the same figure, and no excuse"
+
+
+def test_the_first_week_of_a_taxonomy_is_measured_by_the_one_before_as_well() -> None:
+    """By the old bins a match, by the new ones not."""
+    rows = rows_of(["c00", "c01"] * 40, previous=["old", "old"] * 40)
+    coverage = measured(rows, cases_in(["c00"] * 8, previous=["old"] * 8))
+    assert coverage.jsd_previous == pytest.approx(0.0, abs=1e-9)
+    assert coverage.jsd_raw == pytest.approx(0.311278, abs=1e-6)
+    later = measured(rows_of(["c00", "c01"] * 40), cases_in(["c00"] * 8))
+    assert later.jsd_previous is None
+
+
+def test_the_novel_share_is_watched_over_the_weeks_own_days() -> None:
+    """10 of 40 traces of the week are novel, none of the 120 before: .25 of the week, .0625 of the window."""
+    before = [date(2026, 6, 1)] * 120
+    rows = rows_of(["c00"] * 120 + ["c00"] * 30 + [NOVEL] * 10, day=[*before, *[WEEK] * 40])
+    known = measure(rows, cases_in(["c00"]), LABELS, "traffic", Limits(1.0, 90), WEEK, novel_calibration=0.05)
+    assert known.novel_share == pytest.approx(0.0625)
+    assert known.week_novel_share == pytest.approx(0.25)
+    # Wilson's interval of 10 of 40, less one for the session that variance costs
+    assert (known.week_novel_share_low, known.week_novel_share_high) == pytest.approx((0.141, 0.403), abs=5e-3)
+    assert known.is_novelty_risen
+    assert "25.0% of the week's traffic is novel (surely at least 14.1%), against 5.0%" in known.alarms[-1].text
+    near = measure(rows, cases_in(["c00"]), LABELS, "traffic", Limits(1.0, 90), WEEK, novel_calibration=0.12)
+    assert not near.is_novelty_risen, ".14 is not 3 points above .12"
+    assert not measured(rows, cases_in(["c00"])).is_novelty_risen, "nothing to compare with"
+
+
+def test_old_cases_are_stale_where_their_traffic_grows() -> None:
+    """c01 goes from 10 % to 30 % of traffic within the window; its case is from January, c00's too."""
+    early, late = [date(2026, 6, 1)] * 400, [WEEK] * 400
+    bins = ["c00"] * 360 + ["c01"] * 40 + ["c00"] * 280 + ["c01"] * 120
+    rows = rows_of(bins, day=[*early, *late])
+    old = pl.concat([cases_in(["c00"] * 4 + ["c01"], day=date(2026, 1, 1))])
+    coverage = measured(rows, old, threshold=1.0)
+    assert {row.bin for row in coverage.bins if row.is_stale} == {"c01"}
+    row = by_bin(coverage)["c01"]
+    assert row.share_change == pytest.approx(0.2)
+    assert row.age_days == (date(2026, 6, 28) - date(2026, 1, 1)).days
+    (alarm,) = [alarm for alarm in coverage.alarms if alarm.kind == "stale"]
+    assert (alarm.bin, alarm.limit) == ("c01", 90)
+    assert "178 days old, while its traffic grew by 20.0 points" in alarm.text
+    fresh = measured(rows, cases_in(["c00"] * 4 + ["c01"], day=date(2026, 5, 1)), threshold=1.0)
+    assert not any(row.is_stale for row in fresh.bins)
+
+
+def test_cases_are_counted_by_where_they_come_from() -> None:
+    cases = pl.concat([cases_in(["c00"] * 2), cases_in(["c00"], date(2026, 6, 2), origin="production")])
+    row = by_bin(measured(rows_of(["c00"]), cases))["c00"]
+    assert (row.n_hand_authored, row.n_synthetic, row.n_production) == (2, 0, 1)
+
+
+def test_a_suite_that_was_not_drawn_at_random_says_nothing_of_a_source() -> None:
+    rows = rows_of(["c00", "c01", "c02"] * 50)
+    chosen = measured(rows, cases_in(["c00", "c01"] * 10))
+    assert chosen.jsd_source is None
+    assert chosen.source_note == "not applicable: 20 of 20 cases were not drawn at random"
+    drawn = measured(rows, cases_in(["c00", "c01", "c02"] * 10, is_random_draw=True))
+    assert drawn.source_note is None
+    assert drawn.jsd_source == pytest.approx(0.0, abs=0.02)
+    assert drawn.jsd_source_low == 0
+    one = measured(rows, cases_in(["c00"] * 3, session=["s"] * 3, is_random_draw=True))
+    assert one.source_note == "not applicable: the cases come from one session, so nothing can be said of others"

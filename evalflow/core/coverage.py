@@ -1,45 +1,65 @@
-"""Coverage: how far the suite is from the traffic, bin by bin.
+"""Coverage: how far the suite is from the traffic, bin by bin, and how sure that is.
 
 p is production mass per bin (design-weighted), q golden mass per bin (counts). The headline is the Jensen-Shannon
 divergence in base 2, in [0, 1]: 0 when the suite is spread as the traffic is, 1 when they share no bin.
-Source: docs/methods.md, "Coverage" (Lin 1991).
+Source: docs/methods.md, "Coverage" and what follows it there.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 
+from evalflow.core.alarms import DRIFT_P, NOVELTY_RISE, Alarm, alarms_of, reason_of
+from evalflow.core.blind_spots import find_blind_spots, smallest_visible_hole
+from evalflow.core.calendar import sunday_of
+from evalflow.core.divergence import jsd, jsd_terms
+from evalflow.core.inference import (
+    EffectiveTraces,
+    Estimate,
+    bootstrap_shares,
+    cases_to_settle,
+    effective_size,
+    headline,
+    session_mass,
+    size_floor,
+    source_estimate,
+    uncovered_floor,
+)
 from evalflow.core.intervals import wilson
+from evalflow.core.staleness import growth
 from evalflow.core.weighting import Weighting, mass_by
 
 NOVEL = "novel"
 EDGE_CASES = "edge_cases"
 Band = Literal["close", "watch", "meaningful", "severe"]
-BLIND_SPOT_SHARE = 0.01
-"""A blind spot holds surely at least this share of traffic: the lower end of its share's 95 % interval."""
-BLIND_SPOT_P = 0.01
-"""So rarely may a random suite look blind somewhere, over all bins together."""
-UNDER_TESTED = 0.5
-"""A blind spot has fewer cases than this part of its due."""
-EMPTY_BIN_SHARE, EMPTY_BIN_CASES = 0.05, 100
-"""A bin of this share without a single case is blind in any suite of so many cases."""
-ROUNDING = 1e-24
-"""A variance below this is rounding: weights are exact to 1e-16 of a mass of one."""
 BANDS: tuple[tuple[float, Band], ...] = ((0.1, "close"), (0.25, "watch"), (0.5, "meaningful"), (1.0, "severe"))
 """Upper edges: below .1 close, to .25 watch, to .5 meaningful, above severe."""
+LIKE_RANDOM_P = 0.05
+"""Above it a JSD is what a random suite of the same size shows."""
+ORIGINS = ("hand-authored", "synthetic", "production")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What raises an alarm; see the settings of the same names."""
+
+    jsd_threshold: float
+    stale_days: int
 
 
 @dataclass(frozen=True)
 class BinCoverage:
     """One bin. Shares are in [0, 1]; ``density_ratio`` is golden over production share, None without production.
 
-    ``production_share_low``: lower end of the share's 95 % interval. ``blind_spot_p``: chance that a random suite has
-    so few cases here, after Holm over bins; None without a suite.
+    ``production_share_low``, ``_high``: the share's 95 % interval. ``golden_share_weighted``: share of the cases' weights,
+    None where they have none. ``blind_spot_p``: chance that a random suite has so few cases here, after Holm over bins;
+    None without a suite. ``age_days``: of the newest case. ``share_change``: from the window's first half to its second,
+    None where one half is empty.
     """
 
     bin: str
@@ -56,25 +76,29 @@ class BinCoverage:
     blind_spot_p: float | None
     is_blind_spot: bool
     newest_case_on: date | None
-
-
-@dataclass(frozen=True)
-class Alarm:
-    """What was seen (``value``), against which ``limit``, in which ``bin`` (None: the suite as a whole), in words."""
-
-    kind: Literal["jsd", "blind_spot"]
-    value: float
-    limit: float
-    bin: str | None
-    text: str
+    production_share_high: float
+    golden_share_weighted: float | None
+    n_hand_authored: int
+    n_synthetic: int
+    n_production: int
+    age_days: int | None
+    share_change: float | None
+    is_stale: bool
 
 
 @dataclass(frozen=True)
 class Coverage:
     """One measurement. ``jsd`` is the figure that alarms decide on; None where there is no suite or no traffic.
 
+    ``jsd`` is corrected for the sampling of production, ``jsd_low`` to ``jsd_high`` its 95 % interval (None where one
+    session is all there is), ``jsd_raw`` the plain figure; ``_traffic`` and ``_weighted`` are the same under traffic
+    weighting and with case weights. ``floor_mean``, ``floor_p95`` and ``jsd_p_value`` say what random suites of the same
+    size show, ``cases_to_settle`` how many cases would tell a JSD above its threshold from them. ``jsd_source``: of the
+    process that the cases were drawn from, only where every case was drawn at random (``source_note`` says why not).
     ``m_eff``: how many independent traces the sample is worth. ``smallest_visible_hole``: traffic share of an untested
-    bin that a suite of this size could tell from chance; None without a suite.
+    bin that a suite of this size could tell from chance. ``uncovered_floor_*``: what random suites leave uncovered.
+    ``week_novel_share``: of the week's own seven days, beside the taxonomy's ``novel_calibration``. ``jsd_previous``: the
+    headline under the taxonomy of the week before, in the first week of a new one.
     """
 
     weighting: Weighting
@@ -83,34 +107,37 @@ class Coverage:
     m_eff: float
     smallest_visible_hole: float | None
     jsd: float | None
+    jsd_low: float | None
+    jsd_high: float | None
+    jsd_sd: float | None
     jsd_raw: float | None
+    jsd_traffic: float | None
     jsd_raw_traffic: float | None
+    jsd_weighted: float | None
+    jsd_raw_weighted: float | None
+    floor_mean: float | None
+    floor_p95: float | None
+    jsd_p_value: float | None
+    is_like_random: bool | None
+    jsd_reason: str | None
+    cases_to_settle: int | None
+    jsd_source: float | None
+    jsd_source_low: float | None
+    jsd_source_high: float | None
+    source_note: str | None
     band: Band | None
     uncovered_share: float
+    uncovered_floor_mean: float | None
+    uncovered_floor_p99: float | None
     novel_share: float
+    week_novel_share: float | None
+    week_novel_share_low: float | None
+    week_novel_share_high: float | None
+    novel_calibration: float | None
+    is_novelty_risen: bool
+    jsd_previous: float | None
     alarms: tuple[Alarm, ...]
     bins: tuple[BinCoverage, ...]
-
-
-def jsd_terms(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Each bin's part of the Jensen-Shannon divergence in base 2; the parts are >= 0 and add up to it exactly.
-
-    Args:
-        p, q: masses of shape (k,), not negative, each with a positive sum; they are normalised here.
-
-    Raises:
-        ValueError: a mass is negative, infinite or NaN, or a side sums to zero.
-    """
-    p, q = _normalised(p, "p"), _normalised(q, "q")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        of_p = np.where(p > 0, p * np.log2(2 * p / (p + q)), 0.0)
-        of_q = np.where(q > 0, q * np.log2(2 * q / (p + q)), 0.0)
-    return np.maximum((of_p + of_q) / 2, 0.0)
-
-
-def jsd(p: np.ndarray, q: np.ndarray) -> float:
-    """The Jensen-Shannon divergence of two masses in base 2, in [0, 1] (not its square root)."""
-    return float(min(jsd_terms(p, q).sum(), 1.0))
 
 
 def band_of(value: float) -> Band:
@@ -122,52 +149,193 @@ def measure(
     golden: pl.DataFrame,
     labels: Mapping[str, str],
     weighting: Weighting,
-    jsd_threshold: float,
+    limits: Limits,
+    week: date,
+    novel_calibration: float | None = None,
+    as_of: date | None = None,
 ) -> Coverage:
-    """Coverage of one window.
+    """Coverage of the four-week window that ends with ``week``.
 
     Args:
-        production: a row per sampled trace: ``bin``, ``weight`` and ``weight_traffic`` (each sums to one), and
-            ``item_id`` and ``session_id``, since traces of a session are not independent.
-        golden: a row per golden case: ``bin``, ``day`` (when it became effective).
+        production: a row per sampled trace: ``item_id``, ``session_id``, ``day``, ``bin``, ``previous_bin``, ``weight`` and
+            ``weight_traffic`` (each sums to one).
+        golden: a row per golden case: ``item_id``, ``session_id`` (of the trace that it was made from), ``bin``,
+            ``previous_bin``, ``day`` (when it became effective), ``case_weight``, ``origin``, ``is_random_draw``.
         labels: every bin of the taxonomy with its label; a bin without rows on either side is left out of the result.
         weighting: which weighting ``weight`` is, for the record.
-        jsd_threshold: JSD above this raises an alarm.
+        limits: above which figures an alarm is raised.
+        week: its Monday.
+        novel_calibration: the novel share that the taxonomy had for traffic like its own; None where it is not known.
+        as_of: the day that ages of cases are counted to; the week's Sunday where none is given.
 
     Returns:
         The measurement; with no golden cases ``jsd`` is None and every bin with traffic is uncovered; with no
         production there are no shares and ``jsd`` is None.
+
+    Raises:
+        ValueError: rows fall into bins without a label, a case stands twice, or a weight is negative or NaN.
     """
-    unknown = sorted({*production["bin"], *golden["bin"]} - set(labels))
-    if unknown:
-        raise ValueError(f"rows fall into bins that have no label: {', '.join(unknown)}")
+    _refuse(production, golden, labels)
     table = _by_bin(production, golden, labels)
-    m_eff = effective_traces(production, table["bin"])
-    table = _with_blind_spots(table, m_eff)
-    p = table["production_share"].to_numpy()
-    counts = table["golden_cases"].to_numpy().astype(float)
-    is_measurable = len(production) > 0 and p.sum() > 0 and len(golden) > 0
-    terms = jsd_terms(p, counts) if is_measurable else None
-    traffic = table["production_share_traffic"].to_numpy()
-    raw = float(min(terms.sum(), 1.0)) if terms is not None else None
-    bins = tuple(
-        _bin_row(row, None if terms is None else float(terms[i])) for i, row in enumerate(table.iter_rows(named=True))
-    )
-    return Coverage(
+    bins = table["bin"]
+    mass = session_mass(production, bins) if len(production) else np.zeros((0, len(bins)))
+    m_eff = effective_size(mass) if len(mass) else EffectiveTraces(0.0, np.zeros(len(bins)))
+    is_measurable = bool(table["production_share"].sum() > 0 and len(golden) > 0)
+    rows = _bin_rows(production, table, m_eff, week, as_of or sunday_of(week), limits, is_measurable)
+    novel = _novelty_of(production, week)
+    calibration = novel_calibration if novel is not None else None
+    unsaid = Coverage(
         weighting=weighting,
         n_sampled=len(production),
         n_golden=len(golden),
         m_eff=m_eff.overall,
-        smallest_visible_hole=min(1.0, math.log(len(table) / BLIND_SPOT_P) / len(golden)) if is_measurable else None,
-        jsd=raw,
-        jsd_raw=raw,
-        jsd_raw_traffic=jsd(traffic, counts) if is_measurable else None,
-        band=band_of(raw) if raw is not None else None,
-        uncovered_share=float(sum(row.production_share for row in bins if row.is_uncovered)),
-        novel_share=float(sum(row.production_share for row in bins if row.bin == NOVEL)),
-        alarms=(*_jsd_alarm(raw, jsd_threshold, bins), *_blind_spot_alarms(bins, len(golden))),
-        bins=bins,
+        smallest_visible_hole=None,
+        **dict.fromkeys(_JSD_FIELDS),
+        uncovered_share=float(sum(row.production_share for row in rows if row.is_uncovered)),
+        uncovered_floor_mean=None,
+        uncovered_floor_p99=None,
+        novel_share=float(sum(row.production_share for row in rows if row.bin == NOVEL)),
+        week_novel_share=novel.share if novel else None,
+        week_novel_share_low=novel.low if novel else None,
+        week_novel_share_high=novel.high if novel else None,
+        novel_calibration=calibration,
+        is_novelty_risen=bool(novel and calibration is not None and novel.low > calibration + NOVELTY_RISE),
+        alarms=(),
+        bins=rows,
     )
+    measured = _with_inference(unsaid, production, golden, table, mass, limits) if is_measurable else unsaid
+    return replace(measured, alarms=alarms_of(measured, limits))
+
+
+_JSD_FIELDS = (
+    *("jsd", "jsd_low", "jsd_high", "jsd_sd", "jsd_raw", "jsd_traffic", "jsd_raw_traffic", "jsd_weighted"),
+    *("jsd_raw_weighted", "floor_mean", "floor_p95", "jsd_p_value", "is_like_random", "jsd_reason", "cases_to_settle"),
+    *("jsd_source", "jsd_source_low", "jsd_source_high", "source_note", "band", "jsd_previous"),
+)
+"""What can only be said where there is a suite and traffic."""
+
+
+def _with_inference(
+    unsaid: Coverage,
+    production: pl.DataFrame,
+    golden: pl.DataFrame,
+    table: pl.DataFrame,
+    mass: np.ndarray,
+    limits: Limits,
+) -> Coverage:
+    """The measurement with its divergences and what they are worth."""
+    p, n = table["production_share"].to_numpy(), len(golden)
+    cases, m_eff = table["golden_cases"].to_numpy().astype(float), unsaid.m_eff
+    q = cases / cases.sum()
+    resampled = bootstrap_shares(mass)
+    found = headline(p, q, resampled, len(mass))
+    floor, left = size_floor(p, q, n, m_eff), uncovered_floor(p, n)
+    of_traffic = _of_traffic(production, table, q)
+    case_weights = table["case_weight"].to_numpy()
+    has_weights = case_weights.sum() > 0
+    source = _source_of(golden, table, p, m_eff, resampled)
+    measured = replace(
+        unsaid,
+        smallest_visible_hole=smallest_visible_hole(len(table), n),
+        jsd=found.value,
+        jsd_low=found.low,
+        jsd_high=found.high,
+        jsd_sd=found.sd,
+        jsd_raw=jsd(p, q),
+        jsd_traffic=of_traffic.corrected,
+        jsd_raw_traffic=of_traffic.raw,
+        jsd_weighted=headline(p, case_weights, resampled, len(mass)).value if has_weights else None,
+        jsd_raw_weighted=jsd(p, case_weights) if has_weights else None,
+        floor_mean=floor.mean,
+        floor_p95=floor.p95,
+        jsd_p_value=floor.p_value,
+        is_like_random=floor.p_value > LIKE_RANDOM_P,
+        jsd_source=source.estimate.value if source.estimate else None,
+        jsd_source_low=source.estimate.low if source.estimate else None,
+        jsd_source_high=source.estimate.high if source.estimate else None,
+        source_note=source.note,
+        band=band_of(found.value),
+        uncovered_floor_mean=left.mean,
+        uncovered_floor_p99=left.p99,
+        jsd_previous=_under_previous(production, golden),
+    )
+    reason = reason_of(measured, limits.jsd_threshold)
+    settle = cases_to_settle(p, q, n, m_eff, DRIFT_P) if reason == "suite_too_small" else None
+    return replace(measured, jsd_reason=reason, cases_to_settle=settle)
+
+
+class _Traffic(NamedTuple):
+    corrected: float | None
+    raw: float | None
+
+
+def _of_traffic(production: pl.DataFrame, table: pl.DataFrame, q: np.ndarray) -> _Traffic:
+    """The same two figures under ``traffic`` weighting."""
+    p = table["production_share_traffic"].to_numpy()
+    if p.sum() <= 0:
+        return _Traffic(None, None)
+    mass = session_mass(production, table["bin"], "weight_traffic")
+    return _Traffic(headline(p, q, bootstrap_shares(mass), len(mass)).value, jsd(p, q))
+
+
+class _Source(NamedTuple):
+    estimate: Estimate | None
+    note: str | None
+
+
+def _source_of(
+    golden: pl.DataFrame, table: pl.DataFrame, p: np.ndarray, m_eff: float, resampled: np.ndarray
+) -> _Source:
+    n_drawn = int(golden["is_random_draw"].fill_null(False).sum())
+    if n_drawn < len(golden):
+        return _Source(
+            None, f"not applicable: {len(golden) - n_drawn:,} of {len(golden):,} cases were not drawn at random"
+        )
+    families = session_mass(golden.with_columns(one=pl.lit(1.0)), table["bin"], "one")
+    if len(families) < 2:
+        return _Source(None, "not applicable: the cases come from one session, so nothing can be said of others")
+    return _Source(source_estimate(p, families, m_eff, resampled), None)
+
+
+def _under_previous(production: pl.DataFrame, golden: pl.DataFrame) -> float | None:
+    """The headline under the taxonomy of the week before; None unless this is the first week of a new one."""
+    if production["previous_bin"].has_nulls() or golden["previous_bin"].has_nulls():
+        return None
+    bins = pl.Series(sorted({*production["previous_bin"], *golden["previous_bin"]}))
+    mass = session_mass(production, bins, bin="previous_bin")
+    counts = session_mass(golden.with_columns(one=pl.lit(1.0)), bins, "one", "previous_bin").sum(axis=0)
+    return headline(mass.sum(axis=0), counts, bootstrap_shares(mass), len(mass)).value
+
+
+class _Novelty(NamedTuple):
+    share: float
+    low: float
+    high: float
+
+
+def _novelty_of(production: pl.DataFrame, week: date) -> _Novelty | None:
+    """The novel share of the week's own days with its 95 % interval; None where they hold no traffic."""
+    own = production.filter((pl.col("day") >= week) & (pl.col("day") <= sunday_of(week)))
+    if own.is_empty() or not own["weight"].sum():
+        return None
+    kinds = own.with_columns(kind=pl.when(pl.col("bin") == NOVEL).then(pl.lit(NOVEL)).otherwise(pl.lit("known")))
+    mass = session_mass(kinds, pl.Series([NOVEL, "known"]), bin="kind")
+    share = min(float(mass[:, 0].sum() / mass.sum()), 1.0)
+    within = wilson(share * (trials := effective_size(mass).by_bin[0]), trials)
+    return _Novelty(share, within.low, within.high)
+
+
+def _refuse(production: pl.DataFrame, golden: pl.DataFrame, labels: Mapping[str, str]) -> None:
+    unknown = sorted({*production["bin"], *golden["bin"]} - set(labels))
+    if unknown:
+        raise ValueError(f"rows fall into bins that have no label: {', '.join(unknown)}")
+    twice = golden.filter(golden["item_id"].is_duplicated())["item_id"].unique().sort().to_list()
+    if twice:
+        raise ValueError(f"a case counts once, but these stand more than once: {', '.join(twice[:5])}")
+    for column in ("weight", "weight_traffic"):
+        bad = int((~production[column].is_finite() | (production[column] < 0)).sum())
+        if bad:
+            raise ValueError(f"{bad} sampled traces have a {column} that is negative or no number")
 
 
 def _by_bin(production: pl.DataFrame, golden: pl.DataFrame, labels: Mapping[str, str]) -> pl.DataFrame:
@@ -175,18 +343,24 @@ def _by_bin(production: pl.DataFrame, golden: pl.DataFrame, labels: Mapping[str,
     traffic = mass_by(production["bin"], production["weight_traffic"]).rename(
         {"key": "bin", "mass": "production_share_traffic"}
     )
+    case_weight = mass_by(golden["bin"], golden["case_weight"]).rename({"key": "bin", "mass": "case_weight"})
     sizes = production.group_by("bin").agg(n_sampled=pl.len().cast(pl.Int64))
     of_production = sizes.join(share, on="bin").join(traffic, on="bin")
-    of_golden = golden.group_by("bin").agg(golden_cases=pl.len().cast(pl.Int64), newest_case_on=pl.col("day").max())
+    of_golden = golden.group_by("bin").agg(
+        golden_cases=pl.len().cast(pl.Int64),
+        newest_case_on=pl.col("day").max(),
+        **{_count_of(origin): (pl.col("origin") == origin).sum().cast(pl.Int64) for origin in ORIGINS},
+    )
+    counts = ["n_sampled", "golden_cases", *map(_count_of, ORIGINS)]
     order = pl.DataFrame(
         {"bin": list(labels), "label": list(labels.values())}, schema={"bin": pl.String, "label": pl.String}
     )
     return (
         order.join(of_production, on="bin", how="left", maintain_order="left")
-        .join(of_golden, on="bin", how="left", maintain_order="left")
+        .join(of_golden.join(case_weight, on="bin"), on="bin", how="left", maintain_order="left")
         .with_columns(
-            pl.col("production_share", "production_share_traffic").fill_null(0.0),
-            pl.col("n_sampled", "golden_cases").fill_null(0),
+            pl.col("production_share", "production_share_traffic", "case_weight").fill_null(0.0),
+            pl.col(counts).fill_null(0),
         )
         .filter((pl.col("n_sampled") > 0) | (pl.col("golden_cases") > 0))
         .with_columns(
@@ -198,125 +372,48 @@ def _by_bin(production: pl.DataFrame, golden: pl.DataFrame, labels: Mapping[str,
     )
 
 
-class EffectiveTraces(NamedTuple):
-    """How many independent traces a weighted sample is worth: ``overall``, and ``by_bin`` (k,) for each bin's share."""
-
-    overall: float
-    by_bin: np.ndarray
+def _count_of(origin: str) -> str:
+    return "n_" + origin.replace("-", "_")
 
 
-def effective_traces(production: pl.DataFrame, bins: pl.Series) -> EffectiveTraces:
-    """Effective sample sizes of the bins' shares, with sessions as the independent units.
-
-    m_k = p_k (1 - p_k) / var(p_k), with the linearised variance of a Hajek share over sessions (what a bootstrap of
-    sessions estimates); overall the sum of numerators over the sum of variances.
-
-    Args:
-        production: ``item_id``, ``session_id`` (null: the trace stands alone), ``bin``, ``weight`` (sums to one).
-        bins: the bins in the order of the result.
-    """
-    if production.is_empty() or not production["weight"].sum():
-        return EffectiveTraces(0.0, np.zeros(len(bins)))
-    names = production["session_id"].fill_null(production["item_id"]).to_numpy().astype(str)
-    sessions, session = np.unique(names, return_inverse=True)
-    column = {name: i for i, name in enumerate(bins)}
-    cell = session * len(bins) + np.array([column[name] for name in production["bin"]])
-    weight = production["weight"].to_numpy()
-    mass = np.bincount(cell, weights=weight, minlength=len(sessions) * len(bins)).reshape(len(sessions), len(bins))
-    share = mass.sum(axis=0)
-    n = len(sessions)
-    residual = mass - mass.sum(axis=1, keepdims=True) * share
-    variance = (residual**2).sum(axis=0) * (n / (n - 1) if n > 1 else 1.0)
-    variance[variance < ROUNDING] = 0.0  # shares that do not vary between sessions, but for their last bits
-    spread = np.maximum(share * (1 - share), 0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        by_bin = np.where(variance > 0, spread / variance, float(n))
-    return EffectiveTraces(float(spread.sum() / variance.sum()) if variance.sum() > 0 else float(n), by_bin)
-
-
-def _with_blind_spots(table: pl.DataFrame, m_eff: EffectiveTraces) -> pl.DataFrame:
-    """The bins with the lower bound of their share and whether the suite is blind there."""
-    share, cases = table["production_share"].to_numpy(), table["golden_cases"].to_numpy()
-    n = int(cases.sum())
-    low = np.array([wilson(min(p, 1.0) * m, m).low if p > 0 else 0.0 for p, m in zip(share, m_eff.by_bin, strict=True)])
-    adjusted = too_few_p(cases, share, m_eff.overall)
-    is_short = (low >= BLIND_SPOT_SHARE) & (cases < UNDER_TESTED * share * n) & (adjusted <= BLIND_SPOT_P)
-    is_empty = (low >= EMPTY_BIN_SHARE) & (cases == 0) & (n >= EMPTY_BIN_CASES)
-    return table.with_columns(
-        production_share_low=pl.Series(low, dtype=pl.Float64),
-        blind_spot_p=pl.Series(adjusted.tolist() if n else [None] * len(table), dtype=pl.Float64),
-        is_blind_spot=pl.Series((is_short | is_empty) if n else np.zeros(len(table), dtype=bool), dtype=pl.Boolean),
-    )
-
-
-def too_few_p(cases: np.ndarray, share: np.ndarray, m_eff: float) -> np.ndarray:
-    """For each bin the chance that a random suite holds so few cases there, Holm-adjusted over the bins.
-
-    Fisher's exact one-sided test of the cases against ``m_eff`` independent traces. Shapes (k,); 1 where a side is
-    empty.
-    """
-    from scipy.stats import hypergeom  # half a second to load, which only a measured week needs
-
-    n, m = int(cases.sum()), round(m_eff)
-    if not n or not m:
-        return np.ones(len(cases))
-    traces = np.round(share * m).astype(int)
-    single = hypergeom.cdf(cases, n + m, cases + traces, n)
-    order = np.argsort(single, kind="stable")
-    stepped = np.maximum.accumulate(single[order] * np.arange(len(single), 0, -1))
-    adjusted = np.empty(len(single))
-    adjusted[order] = np.minimum(stepped, 1.0)
-    return adjusted
-
-
-def _bin_row(row: dict, term: float | None) -> BinCoverage:
-    share = row["production_share"]
-    return BinCoverage(
-        **{name: row[name] for name in ("bin", "label", "production_share", "production_share_traffic", "n_sampled")},
-        golden_cases=row["golden_cases"],
-        golden_share=row["golden_share"],
-        jsd_term=term,
-        density_ratio=row["golden_share"] / share if share > 0 else None,
-        is_uncovered=share > 0 and row["golden_cases"] == 0,
-        production_share_low=row["production_share_low"],
-        blind_spot_p=row["blind_spot_p"],
-        is_blind_spot=row["is_blind_spot"],
-        newest_case_on=row["newest_case_on"],
-    )
-
-
-def _jsd_alarm(value: float | None, limit: float, bins: Sequence[BinCoverage]) -> tuple[Alarm, ...]:
-    if value is None or value <= limit:
-        return ()
-    causes = sorted((row for row in bins if row.jsd_term), key=lambda row: -(row.jsd_term or 0))[:3]
-    named = ", ".join(
-        f"{row.label} ({'under' if row.golden_share < row.production_share else 'over'}-tested)" for row in causes
-    )
-    return (Alarm("jsd", value, limit, None, f"{above(value, limit)}; most of it comes from {named}"),)
-
-
-def above(value: float, limit: float) -> str:
-    """A JSD above its limit in words, with as many digits as it takes to see that it is."""
-    digits = next((n for n in range(3, 16) if f"{value:.{n}f}" != f"{limit:.{n}f}"), 16)
-    return f"JSD {value:.{digits}f} is above {limit:g}"
-
-
-def _blind_spot_alarms(bins: Sequence[BinCoverage], n_golden: int) -> Iterator[Alarm]:
-    for row in bins:
-        if row.is_blind_spot:
-            due = row.production_share * n_golden
-            text = (
-                f"blind spot: {row.label} is {row.production_share:.1%} of traffic and {row.golden_cases} of {n_golden} cases, "
-                f"where {due:.0f} would be due"
+def _bin_rows(
+    production: pl.DataFrame,
+    table: pl.DataFrame,
+    m_eff: EffectiveTraces,
+    week: date,
+    as_of: date,
+    limits: Limits,
+    is_measurable: bool,
+) -> tuple[BinCoverage, ...]:
+    p, cases = table["production_share"].to_numpy(), table["golden_cases"].to_numpy()
+    case_weights = table["case_weight"].to_numpy()
+    terms = jsd_terms(p, cases) if is_measurable else None
+    blind = find_blind_spots(cases, p, m_eff)
+    moved = growth(production, table["bin"], week)
+    has_suite, has_weights = cases.sum() > 0, case_weights.sum() > 0
+    rows = []
+    for i, row in enumerate(table.iter_rows(named=True)):
+        share, newest = row["production_share"], row["newest_case_on"]
+        age = (as_of - newest).days if newest else None
+        rows.append(
+            BinCoverage(
+                **{name: row[name] for name in ("bin", "label", "production_share", "production_share_traffic")},
+                **{name: row[name] for name in ("n_sampled", "golden_cases", "golden_share")},
+                jsd_term=None if terms is None else float(terms[i]),
+                density_ratio=row["golden_share"] / share if share > 0 else None,
+                is_uncovered=share > 0 and row["golden_cases"] == 0,
+                production_share_low=float(blind.share_low[i]),
+                blind_spot_p=float(blind.p_value[i]) if has_suite else None,
+                is_blind_spot=bool(blind.is_blind[i]),
+                newest_case_on=newest,
+                production_share_high=float(blind.share_high[i]),
+                golden_share_weighted=float(case_weights[i] / case_weights.sum()) if has_weights else None,
+                **{_count_of(origin): row[_count_of(origin)] for origin in ORIGINS},
+                age_days=age,
+                share_change=None if math.isnan(moved.change[i]) else float(moved.change[i]),
+                is_stale=bool(
+                    age is not None and age > limits.stale_days and moved.is_growing[i] and row["bin"] != NOVEL
+                ),
             )
-            yield Alarm("blind_spot", row.production_share, BLIND_SPOT_SHARE, row.bin, text)
-
-
-def _normalised(mass: np.ndarray, name: str) -> np.ndarray:
-    mass = np.asarray(mass, dtype=float)
-    if not np.isfinite(mass).all() or (mass < 0).any():
-        raise ValueError(f"{name} holds a negative or infinite mass or NaN")
-    total = mass.sum()
-    if total <= 0:
-        raise ValueError(f"{name} has no mass")
-    return mass / total
+        )
+    return tuple(rows)
