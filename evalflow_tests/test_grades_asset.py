@@ -294,9 +294,12 @@ def assign_by_topic(home: Home, week: date) -> None:
     home.lake.write(TAXONOMY_TEXTS, month, texts, made_from="by hand")
     sample = home.lake.read(STRATIFIED_SAMPLES, home.calendar.window(week), with_key=True)
     masses = traffic_masses({row[0]: PER_DAY for row in sample.select("day").unique().iter_rows()})
+    weight = row_weights(sample["day"], sample["inclusion_probability"], masses, 10.0).weight
     production = sample.select(
         "day",
-        row_weights(sample["day"], sample["inclusion_probability"], masses),
+        "session_id",
+        weight,
+        weight.alias("weight_traffic"),
         side=pl.lit("production"),
         item_id="trace_id",
         bin=pl.col("intent").replace_strict(names),
@@ -336,6 +339,8 @@ def test_the_weighted_rate_recovers_the_planted_one(
     overall = home.lake.read(QUALITY_METRICS, [WEEK]).filter(pl.col("bin").is_null() & (pl.col("grader") == LLM_GRADER))
     assert overall["n_graded"].to_list() == [len(grades)]
     assert overall["pass_rate"][0] == pytest.approx(truth, abs=3 * 0.025)
+    # Nearly all the error is that of the about 140 ordinary traces, .025 as above.
+    assert overall["pass_rate_se"][0] == pytest.approx(0.025, rel=0.25)
 
 
 def test_quality_has_a_row_per_grader_and_bin_and_one_for_all(home: Home) -> None:
@@ -369,7 +374,51 @@ def test_quality_has_a_row_per_grader_and_bin_and_one_for_all(home: Home) -> Non
     assert quality["latency_p95_ms"][0] == pytest.approx(328, abs=9)
     expected = np.quantile(rows["latency_ms"].to_numpy(), 0.95, weights=weight, method="inverted_cdf")
     assert quality["latency_p95_ms"][0] == expected
+    residual = weight / weight.sum() * (is_pass - quality["pass_rate"][0])
+    by_session = rows.select("session_id").with_columns(sum=residual).group_by("session_id").sum()["sum"]
+    n = len(by_session)
+    assert 1 < n < len(rows)
+    assert quality["pass_rate_se"][0] == pytest.approx((n / (n - 1) * (by_session**2).sum()) ** 0.5)
     assert QUALITY.stale_ranges(home, WEEK, END) == []
+
+
+def test_each_figure_stands_under_both_weightings(home: Home) -> None:
+    """The second week alone counts in the week's own weighting; in the traffic weighting the first one does."""
+    assert grade(home).success
+    assign_by_topic(home, WEEK)
+    rows = home.lake.read(BIN_ASSIGNMENTS, [WEEK])
+    in_first = pl.col("day") < WEEK
+    only = rows.with_columns(
+        weight=pl.when(in_first).then(0.0).otherwise("weight"),
+        weight_traffic=pl.when(in_first).then("weight_traffic").otherwise(0.0),
+        weighting=pl.lit("steady_state"),
+    )
+    home.lake.write(BIN_ASSIGNMENTS, WEEK, only, made_from="by hand")
+    assert run(home, "quality_metrics", WEEK, WEEK).success
+    overall = home.lake.read(QUALITY_METRICS, [WEEK]).row(0, named=True)
+    joined = (
+        grades_of(home, SIGNALS_GRADER)
+        .join(only, left_on=["day", "trace_id"], right_on=["day", "item_id"])
+        .join(home.lake.read(STRATIFIED_SAMPLES, home.calendar.days(), ["trace_id", "latency_ms"]), on="trace_id")
+    )
+    for column, suffix in (("weight", ""), ("weight_traffic", "_traffic")):
+        weight, is_pass = joined[column].to_numpy(), (joined["verdict"] == "pass").to_numpy()
+        assert overall[f"pass_rate{suffix}"] == pytest.approx(np.average(is_pass, weights=weight))
+        assert overall[f"latency_p95_ms{suffix}"] == np.quantile(
+            joined["latency_ms"].to_numpy(), 0.95, weights=weight, method="inverted_cdf"
+        )
+        assert overall[f"cost_per_trace_usd{suffix}"] == pytest.approx(0.002)
+    assert overall["pass_rate"] != overall["pass_rate_traffic"]
+    assert overall["weighting"] == "steady_state"
+
+
+def test_every_stored_probability_is_the_union_of_its_rules(home: Home) -> None:
+    sample = home.lake.read(STRATIFIED_SAMPLES, home.calendar.days())
+    largest = sample.select(pl.max_horizontal("pi_strata", "pi_signal", "pi_uncertainty")).to_series().to_numpy()
+    union = 1 - (1 - sample["pi_uniform"].to_numpy()) * (1 - largest)
+    assert (sample["inclusion_probability"].to_numpy() == union).all()
+    assert sample.select(pl.col("pi_strata", "pi_uncertainty").max()).row(0) == (0.0, 0.0)  # their shares are 0
+    assert (sample["pi_signal"] > 0).to_list() == (sample["negative_signals"].list.len() > 0).to_list()
 
 
 def test_a_window_without_grades_has_no_rows_and_says_why(home: Home) -> None:
@@ -446,6 +495,8 @@ def test_the_judge_has_no_pass_rate_until_every_day_is_finished(
         by_judge = quality.filter(grader=LLM_GRADER)
         assert (by_judge["bin"].null_count(), by_judge["n_graded"][0]) == (1, len(grades_of(home, LLM_GRADER)))
         n_unfinished = sum(home.lake.made_from(JUDGE_GRADES, day) == "" for day in home.calendar.days())
+        for name in ("pass_rate_se", "pass_rate_traffic"):
+            assert by_judge[name].is_null().all() == by_judge["pass_rate"].is_null().all()
         seen.append((by_judge["n_graded"][0], by_judge["pass_rate"].to_list(), n_unfinished))
         assert metadata_of(result, WEEK).get("reason") == (
             f"the judge has no pass rate: {n_unfinished} of the window's days still wait for verdicts"

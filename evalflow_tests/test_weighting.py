@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from evalflow.core.weighting import DayMasses, row_weights, steady_state_masses, traffic_masses
+from evalflow.core.weighting import (
+    DayMasses,
+    hajek_standard_error,
+    kish_size,
+    mass_moved_by_cap,
+    n_capped,
+    row_weights,
+    steady_state_masses,
+    traffic_masses,
+    weight_facts,
+)
 
 MONDAY = date(2026, 6, 1)
 MAX_SIGMAS = 3.0
@@ -28,12 +38,18 @@ def ordinary(rng: np.random.Generator, sigma: float, n_days: int = 28) -> dict[d
 rows_of_days = st.lists(st.tuples(st.integers(0, 27), st.floats(0.001, 1.0, exclude_min=True)), min_size=1, max_size=60)
 
 
-@given(rows=rows_of_days, masses=st.lists(st.floats(0.5, 1e6), min_size=28, max_size=28))
-def test_weights_sum_to_one_and_give_each_day_its_mass(rows: list[tuple[int, float]], masses: list[float]) -> None:
+@given(
+    rows=rows_of_days,
+    masses=st.lists(st.floats(0.5, 1e6), min_size=28, max_size=28),
+    max_ratio=st.sampled_from([1.0, 1.5, 10.0]),
+)
+def test_weights_sum_to_one_and_give_each_day_its_mass_whatever_is_capped(
+    rows: list[tuple[int, float]], masses: list[float], max_ratio: float
+) -> None:
     day = pl.Series([MONDAY + timedelta(days=n) for n, _ in rows])
     pi = pl.Series([value for _, value in rows])
     mass = {MONDAY + timedelta(days=n): value for n, value in enumerate(masses)}
-    weights = row_weights(day, pi, DayMasses("traffic", mass, {}))
+    weights = row_weights(day, pi, DayMasses("traffic", mass, {}), max_ratio).weight
     assert weights.sum() == pytest.approx(1.0)
     sampled = sorted(set(day))
     total = sum(mass[one] for one in sampled)
@@ -43,19 +59,143 @@ def test_weights_sum_to_one_and_give_each_day_its_mass(rows: list[tuple[int, flo
 
 def test_within_a_day_weights_go_by_one_over_pi() -> None:
     # 1/pi = 2, 10, 4 sum to 16; the day's whole mass is 1.
-    weights = row_weights(pl.Series([MONDAY] * 3), pl.Series([0.5, 0.1, 0.25]), traffic_masses({MONDAY: 70}))
-    assert weights.to_list() == pytest.approx([2 / 16, 10 / 16, 4 / 16])
+    weights = row_weights(pl.Series([MONDAY] * 3), pl.Series([0.5, 0.1, 0.25]), traffic_masses({MONDAY: 70}), 10.0)
+    assert weights.weight.to_list() == pytest.approx([2 / 16, 10 / 16, 4 / 16])
+    assert weights.is_capped.to_list() == [False] * 3
+
+
+def test_a_weight_above_the_cap_counts_as_the_cap_and_the_moved_mass_is_told() -> None:
+    """1/pi = 2, 10, 4 have the mean 16/3; at 1.5 times the cap is 8, and 2 + 8 + 4 = 14 share the day."""
+    day, pi = pl.Series([MONDAY] * 3), pl.Series([0.5, 0.1, 0.25])
+    weights = row_weights(day, pi, traffic_masses({MONDAY: 70}), 1.5)
+    assert weights.is_capped.to_list() == [False, True, False]
+    assert n_capped(pi, 1.5) == 1
+    assert n_capped(pi, 10.0) == n_capped(pi.clear(), 10.0) == 0
+    assert weights.weight.to_list() == pytest.approx([2 / 14, 8 / 14, 4 / 14])
+    assert mass_moved_by_cap(day, pi, weights.weight) == pytest.approx(10 / 16 - 8 / 14)
+
+
+@given(rows=rows_of_days, max_ratio=st.floats(1.0, 20.0))
+def test_the_cap_holds_moves_no_share_further_than_it_says_and_often_does_nothing(
+    rows: list[tuple[int, float]], max_ratio: float
+) -> None:
+    day = pl.Series([MONDAY + timedelta(days=n) for n, _ in rows])
+    pi = pl.Series([value for _, value in rows])
+    masses = traffic_masses(dict.fromkeys(day.unique(), 100))
+    capped = row_weights(day, pi, masses, max_ratio)
+    free = row_weights(day, pi, masses, 1e9)
+    mean = pl.DataFrame({"day": day, "w": 1 / pi}).select(pl.col("w").mean().over("day"))["w"]
+    assert (capped.is_capped == (1 / pi > max_ratio * mean * (1 + 1e-9))).all()
+    moved = mass_moved_by_cap(day, pi, capped.weight)
+    share = [abs(capped.weight.filter(pi < limit).sum() - free.weight.filter(pi < limit).sum()) for limit in (0.1, 0.5)]
+    assert max(share) <= moved + 1e-9
+    if not capped.is_capped.any():
+        assert moved == 0.0
+        assert capped.weight.to_list() == free.weight.to_list()
+
+
+@pytest.mark.parametrize(("uniform", "bad_share", "is_capped"), [(0.02, 0.10, False), (0.02, 0.30, True)])
+def test_two_percent_at_random_plus_every_bad_signal_is_capped_only_where_bad_is_common(
+    uniform: float, bad_share: float, is_capped: bool
+) -> None:
+    """Weights of 50 and 1: 50 over the mean is 1 + 49 x the bad share, which passes ten at 18 % of bad signals."""
+    n_bad, n_good = round(10_000 * bad_share), round(10_000 * (1 - bad_share) * uniform)
+    pi = pl.Series([1.0] * n_bad + [uniform] * n_good)
+    weights = row_weights(pl.Series([MONDAY] * len(pi)), pi, traffic_masses({MONDAY: 10_000}), 10.0)
+    assert weights.is_capped.to_list() == [False] * n_bad + [is_capped] * n_good
+
+
+@pytest.mark.parametrize("bad", [0.0, -0.1, 1.5, float("nan")])
+def test_a_probability_that_is_none_is_refused(bad: float) -> None:
+    with pytest.raises(ValueError, match=r"1 inclusion probabilities lie outside \(0, 1\]"):
+        row_weights(pl.Series([MONDAY] * 2), pl.Series([0.5, bad]), traffic_masses({MONDAY: 70}), 10.0)
+
+
+def test_kishs_size_is_the_number_of_equal_weights_and_less_of_unequal_ones() -> None:
+    assert kish_size(pl.Series([0.25] * 4)) == pytest.approx(4)
+    assert kish_size(pl.Series([3.0, 1.0])) == pytest.approx(16 / 10)
+    assert kish_size(pl.Series([0.0, 0.0])) is None
+    assert kish_size(pl.Series([], dtype=pl.Float64)) is None
+
+
+def test_the_standard_error_of_a_rate_is_what_resampled_sessions_spread() -> None:
+    """120 sessions of one to six traces with unequal weights; verdicts of a session agree most of the time."""
+    rng = np.random.default_rng(3)
+    session = np.repeat(np.arange(120), rng.integers(1, 7, 120))
+    leaning = rng.choice([0.1, 0.9], 120)
+    y = (rng.random(len(session)) < leaning[session]).astype(float)
+    w = rng.choice([1.0, 5.0], len(session))
+    found = hajek_standard_error(pl.Series(y), pl.Series(w), pl.Series(session).cast(pl.String))
+    top, bottom = np.bincount(session, weights=w * y), np.bincount(session, weights=w)
+    picks = rng.integers(0, 120, (4000, 120))
+    resampled = top[picks].sum(axis=1) / bottom[picks].sum(axis=1)
+    # 4,000 bootstrap means know their spread to 1 / sqrt(8,000) = 1.1 %; ratios of 120 sessions add about 1 %.
+    assert found == pytest.approx(resampled.std(), rel=0.05)
+    alone = hajek_standard_error(pl.Series(y), pl.Series(w), pl.Series(np.arange(len(y))).cast(pl.String))
+    assert alone is not None
+    assert found is not None
+    assert alone < 0.8 * found, "traces taken as independent would look surer than they are"
+
+
+def test_the_standard_error_of_equal_weights_and_single_traces_is_the_textbook_one() -> None:
+    """Three of ten: the mean squared deviation .21 over n - 1 = 9."""
+    ids = pl.Series([str(i) for i in range(10)])
+    found = hajek_standard_error(pl.Series([True] * 3 + [False] * 7), pl.Series([0.7] * 10), ids)
+    assert found == pytest.approx((0.21 / 9) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "weights", "sessions", "expected"),
+    [
+        ([], [], [], None),
+        ([True], [1.0], ["a"], None),
+        ([True, False], [1.0, 1.0], ["a", "a"], None),
+        ([True, False], [1.0, 0.0], ["a", "b"], None),
+        ([True, True], [1.0, 2.0], ["a", "b"], 0.0),
+    ],
+)
+def test_one_session_tells_nothing_about_its_spread(
+    verdicts: list[bool], weights: list[float], sessions: list[str], expected: float | None
+) -> None:
+    found = hajek_standard_error(
+        pl.Series(verdicts, dtype=pl.Boolean),
+        pl.Series(weights, dtype=pl.Float64),
+        pl.Series(sessions, dtype=pl.String),
+    )
+    assert found == expected
+
+
+def test_a_windows_facts_name_the_weighting_beside_each_figure() -> None:
+    rows = pl.DataFrame(
+        {
+            "day": [MONDAY] * 3,
+            "inclusion_probability": [0.5, 0.1, 0.25],
+            "weight": [2 / 14, 8 / 14, 4 / 14],
+            "weight_traffic": [2 / 14, 8 / 14, 4 / 14],
+            "is_capped": [False, True, False],
+            "weighting": "steady_state",
+        }
+    )
+    assert weight_facts(rows) == {
+        "Kish effective size (steady_state)": pytest.approx(14**2 / (4 + 64 + 16)),
+        "Kish effective size (traffic)": pytest.approx(14**2 / (4 + 64 + 16)),
+        "capped weights": 1,
+        "mass moved by the cap (steady_state)": pytest.approx(10 / 16 - 8 / 14),
+        "mass moved by the cap (traffic)": pytest.approx(10 / 16 - 8 / 14),
+    }
+    assert weight_facts(rows.clear()) == {}
 
 
 def test_a_day_without_mass_weighs_nothing() -> None:
     weights = row_weights(
-        pl.Series([MONDAY, MONDAY + timedelta(days=1)]), pl.Series([0.5, 0.5]), traffic_masses({MONDAY: 70})
+        pl.Series([MONDAY, MONDAY + timedelta(days=1)]), pl.Series([0.5, 0.5]), traffic_masses({MONDAY: 70}), 10.0
     )
-    assert weights.to_list() == [1.0, 0.0]
+    assert weights.weight.to_list() == [1.0, 0.0]
 
 
 def test_no_rows_give_no_weights() -> None:
-    assert len(row_weights(pl.Series([], dtype=pl.Date), pl.Series([], dtype=pl.Float64), traffic_masses({}))) == 0
+    none = row_weights(pl.Series([], dtype=pl.Date), pl.Series([], dtype=pl.Float64), traffic_masses({}), 10.0)
+    assert len(none.weight) == len(none.is_capped) == 0
 
 
 def test_traffic_masses_are_the_volumes() -> None:

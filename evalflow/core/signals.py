@@ -3,10 +3,9 @@
 Each is true, false, or null where it cannot be known. Source: docs/methods.md, "Signals".
 """
 
-from typing import Any
-
-import msgspec
 import polars as pl
+
+from evalflow.core.tool_calls import tool_use
 
 LOW_RATING = 2
 """Ratings of 1 and 2 out of 5 count as a complaint."""
@@ -52,7 +51,7 @@ def trace_signals(traces: pl.DataFrame, feedback: pl.DataFrame) -> pl.DataFrame:
         is_low_rated=_either(pl.col("rating") <= LOW_RATING, pl.col("later_low_rated")),
         is_guardrail_hit=~pl.col("guardrail").is_in(["false", "none", ""]),
         is_schema_failure=~pl.col("schema_valid"),
-        is_tool_failure=pl.col("tool_calls").map_elements(_has_failed_call, return_dtype=pl.Boolean),
+        is_tool_failure=tool_use(joined["tool_calls"]).n_errors > 0,
         is_error=pl.when(pl.col("error").is_not_null()).then(pl.lit(True)),
         confidence=pl.col("confidence"),
     )
@@ -67,18 +66,6 @@ def trace_signals(traces: pl.DataFrame, feedback: pl.DataFrame) -> pl.DataFrame:
 def _either(now: pl.Expr, later: pl.Expr) -> pl.Expr:
     """True if either says so, null only when neither is known."""
     return pl.coalesce(now | later, now, later)
-
-
-class _CallError(msgspec.Struct):
-    error: Any = None
-
-
-_CALLS = msgspec.json.Decoder(list[_CallError])
-
-
-def _has_failed_call(tool_calls: str) -> bool:
-    """Whether any call's own ``error`` is set; a field of that name among its arguments says nothing."""
-    return any(call.error not in (None, False, "") for call in _CALLS.decode(tool_calls))
 
 
 def _from_feedback(feedback: pl.DataFrame) -> pl.DataFrame:

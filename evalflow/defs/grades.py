@@ -21,7 +21,7 @@ from evalflow.adapters.tables import (
     STRATIFIED_SAMPLES,
     TRACE_SIGNALS,
 )
-from evalflow.adapters.taxonomy import load_taxonomy
+from evalflow.adapters.taxonomy import taxonomy_in_force
 from evalflow.core.calendar import sunday_of
 from evalflow.core.grading import (
     LLM_GRADER,
@@ -33,6 +33,7 @@ from evalflow.core.grading import (
     weighted_rate,
 )
 from evalflow.core.sampling import random_numbers
+from evalflow.core.weighting import hajek_standard_error
 from evalflow.defs.partitions import WEEKS, Partitions
 from evalflow.defs.resources import HomeResource
 from evalflow.defs.station import FRESH_DAILY, FRESH_WEEKLY, OWNERS, SINGLE_RUN, Station, dates, parents, report
@@ -41,6 +42,7 @@ from evalflow.settings import Judge
 
 GROUP = "grades"
 LATENCY_QUANTILE = 0.95
+NO_RATE = {"pass_rate": None, "pass_rate_se": None, "pass_rate_traffic": None}
 UNFINISHED = ""
 """Stored in place of a fingerprint when verdicts are still missing: no input gives it, so the next run goes on."""
 
@@ -68,7 +70,7 @@ def _quality_inputs(home: Home, week: date) -> Iterable[Any]:
 
 
 GRADES = Station("judge_grades", JUDGE_GRADES, "day", "1", _grade_inputs, may_be_unfinished=True)
-QUALITY = Station("quality_metrics", QUALITY_METRICS, "week", "2", _quality_inputs)
+QUALITY = Station("quality_metrics", QUALITY_METRICS, "week", "4", _quality_inputs)
 
 
 class Draw(NamedTuple):
@@ -245,7 +247,7 @@ def _quality_of_week(home: Home, week: date) -> pl.DataFrame:
     production = (
         lake.read(BIN_ASSIGNMENTS, [week])
         .filter(pl.col("side") == "production")
-        .select("day", "bin", "weight", "weighting", "taxonomy_id", trace_id="item_id")
+        .select("day", "session_id", "bin", "weight", "weight_traffic", "weighting", "taxonomy_id", trace_id="item_id")
     )
     measured = lake.read(STRATIFIED_SAMPLES, window, ["trace_id", "latency_ms", "cost_usd"], with_key=True)
     production = production.join(measured, on=["day", "trace_id"], how="left", maintain_order="left", validate="1:1")
@@ -260,7 +262,7 @@ def _quality_of_week(home: Home, week: date) -> pl.DataFrame:
             "grader": grader,
             "grader_version": version,
             **_quality_of(_within(production, name), _within(graded.filter(_by(grader, version)), name)),
-            **({"pass_rate": None} if is_unfinished and grader == LLM_GRADER else {}),
+            **(NO_RATE if is_unfinished and grader == LLM_GRADER else {}),
             "weighting": production["weighting"][0],
             "taxonomy_id": production["taxonomy_id"][0],
         }
@@ -269,7 +271,7 @@ def _quality_of_week(home: Home, week: date) -> pl.DataFrame:
     ]
     if not rows:
         return pl.DataFrame(schema=QUALITY_METRICS.schema)
-    labels = load_taxonomy(lake, home.calendar.month_in_force(week)).bins
+    labels = taxonomy_in_force(home, week).bins
     return pl.DataFrame(rows, infer_schema_length=None).with_columns(
         pl.Series("label", [labels.get(row["bin"]) for row in rows], pl.String), as_of=pl.lit(sunday_of(week))
     )
@@ -294,14 +296,31 @@ def _within(rows: pl.DataFrame, name: str | None) -> pl.DataFrame:
 
 
 def _quality_of(production: pl.DataFrame, graded: pl.DataFrame) -> dict[str, Any]:
-    """Latency and cost over all sampled traces, the pass rate over those that the grader was asked about."""
+    """Latency and cost over all sampled traces, the pass rate over those that the grader was asked about.
+
+    Each figure under the week's weighting and, with the suffix ``_traffic``, under ``traffic``.
+    """
     rate = weighted_rate(graded["verdict"], graded["weight"] / graded["pi_grade"])
+    scored = graded.filter(pl.col("verdict") != "unscored")
     return {
         "n_graded": rate.n_graded,
         "n_unscored": rate.n_unscored,
         "pass_rate": rate.pass_rate,
-        "latency_p95_ms": weighted_quantile(production["latency_ms"], production["weight"], LATENCY_QUANTILE),
-        "cost_per_trace_usd": weighted_mean(production["cost_usd"], production["weight"]),
+        "pass_rate_se": hajek_standard_error(
+            scored["verdict"] == "pass",
+            scored["weight"] / scored["pi_grade"],
+            scored["session_id"].fill_null(scored["trace_id"]),
+        ),
+        "pass_rate_traffic": weighted_rate(graded["verdict"], graded["weight_traffic"] / graded["pi_grade"]).pass_rate,
+        **_measured(production, "weight", ""),
+        **_measured(production, "weight_traffic", "_traffic"),
+    }
+
+
+def _measured(production: pl.DataFrame, weight: str, suffix: str) -> dict[str, float | None]:
+    return {
+        f"latency_p95_ms{suffix}": weighted_quantile(production["latency_ms"], production[weight], LATENCY_QUANTILE),
+        f"cost_per_trace_usd{suffix}": weighted_mean(production["cost_usd"], production[weight]),
     }
 
 
@@ -343,7 +362,8 @@ def _note(judged: Judged, judge: Judge, has_prices: bool) -> str | None:
 def _quality_metadata(rows: pl.DataFrame, n_unfinished: int) -> dict[str, Any]:
     overall = rows.filter(pl.col("bin").is_null())
     table = [
-        f"| {row['grader']} | {row['n_graded']} | {row['n_unscored']} | {_percent(row['pass_rate'])} |"
+        f"| {row['grader']} | {row['n_graded']} | {row['n_unscored']} | {_percent(row['pass_rate'])} "
+        f"| {_percent(row['pass_rate_se'])} | {_percent(row['pass_rate_traffic'])} |"
         for row in overall.iter_rows(named=True)
     ]
     head = overall.row(0, named=True) if len(overall) else {}
@@ -351,8 +371,15 @@ def _quality_metadata(rows: pl.DataFrame, n_unfinished: int) -> dict[str, Any]:
         "dagster/partition_row_count": len(rows),
         "p95 latency (ms)": head.get("latency_p95_ms"),
         "cost per trace (usd)": head.get("cost_per_trace_usd"),
+        "weighting": head.get("weighting"),
         "pass rates, raw": dg.MetadataValue.md(
-            "\n".join(["| grader | graded | unscored | pass rate |", "|---|---|---|---|", *table])
+            "\n".join(
+                [
+                    "| grader | graded | unscored | pass rate | standard error | by traffic |",
+                    "|---|---|---|---|---|---|",
+                    *table,
+                ]
+            )
         ),
         "reason": _reason(rows, n_unfinished),
     }

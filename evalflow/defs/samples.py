@@ -1,6 +1,7 @@
 """Station samples: each day's traffic to a sample with one true inclusion probability per trace, text scrubbed."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import date
 from typing import Any
 
@@ -12,6 +13,8 @@ from evalflow.adapters.scrubber import Scrubber
 from evalflow.adapters.tables import RAW_TRACES, STRATIFIED_SAMPLES, TRACE_SIGNALS
 from evalflow.core.sampling import SamplingPlan, draw
 from evalflow.core.text import text_hash
+from evalflow.core.tool_calls import tool_use
+from evalflow.core.weighting import kish_size, n_capped
 from evalflow.defs.partitions import Partitions
 from evalflow.defs.resources import HomeResource
 from evalflow.defs.station import FRESH_DAILY, OWNERS, SINGLE_RUN, Station, dates, parents, report
@@ -19,17 +22,17 @@ from evalflow.settings import Settings
 
 
 def _inputs(home: Home, day: date) -> Iterable[Any]:
-    yield home.settings.sampling.model_dump()
+    yield asdict(plan_of(home.settings))
     yield home.settings.privacy.model_dump()
     yield from parents(home, RAW_TRACES, [day])
     yield from parents(home, TRACE_SIGNALS, [day])
 
 
-SAMPLES = Station("stratified_samples", STRATIFIED_SAMPLES, "day", "1", _inputs)
+SAMPLES = Station("stratified_samples", STRATIFIED_SAMPLES, "day", "2", _inputs)
 
 
 def plan_of(settings: Settings) -> SamplingPlan:
-    chosen = settings.sampling.model_dump()
+    chosen = settings.sampling.model_dump(exclude={"max_weight_ratio"})
     return SamplingPlan(**{**chosen, "strata_columns": tuple(chosen["strata_columns"])})
 
 
@@ -51,13 +54,15 @@ def sample_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
         lake, plan = workspace.lake, plan_of(workspace.settings)
         scrubber = Scrubber(workspace.settings.privacy)
         for day in dates(context):
+            made_from = SAMPLES.made_from(workspace, day)
             lake.require(RAW_TRACES, [day])
             lake.require(TRACE_SIGNALS, [day])
             signals = lake.read(TRACE_SIGNALS, [day], ["trace_id", "is_negative", "negative_signals"])
             traces = lake.read(RAW_TRACES, [day]).join(signals, on="trace_id", how="left", maintain_order="left")
             sample = scrubbed(draw(traces, plan), scrubber)
-            lake.write(STRATIFIED_SAMPLES, day, sample, made_from=SAMPLES.made_from(workspace, day))
-            report(context, day, {"dagster/partition_row_count": len(sample), **_metadata(sample, len(traces))})
+            sample = sample.with_columns(*tool_use(sample["tool_calls"]))
+            lake.write(STRATIFIED_SAMPLES, day, sample, made_from=made_from)
+            report(context, day, _metadata(sample, len(traces), workspace.settings.sampling.max_weight_ratio))
 
     return [stratified_samples]
 
@@ -74,16 +79,18 @@ def scrubbed(sample: pl.DataFrame, scrubber: Scrubber) -> pl.DataFrame:
     )
 
 
-def _metadata(sample: pl.DataFrame, n_traces: int) -> dict[str, Any]:
+def _metadata(sample: pl.DataFrame, n_traces: int, max_weight_ratio: float) -> dict[str, Any]:
     by_rule = sample["rules"].explode().drop_nulls().value_counts(sort=True) if len(sample) else None
     rows = (
         [f"| {row['rules']} | {row['count']} |" for row in by_rule.iter_rows(named=True)] if by_rule is not None else []
     )
-    weight = 1 / sample["inclusion_probability"].to_numpy()
+    pi = sample["inclusion_probability"]
     return {
+        "dagster/partition_row_count": len(sample),
         "traces of the day": n_traces,
-        "smallest inclusion probability": float(1 / weight.max()) if len(sample) else None,
-        "Kish effective size": float(weight.sum() ** 2 / (weight**2).sum()) if len(sample) else None,
+        "smallest inclusion probability": pi.min(),
+        "Kish effective size": kish_size(1 / pi),
+        "capped weights": n_capped(pi, max_weight_ratio),
         "placeholders put in": int(sample["n_scrubbed"].sum()),
         "chosen by rule": dg.MetadataValue.md("\n".join(["| rule | traces |", "|---|---|", *rows])),
     }
