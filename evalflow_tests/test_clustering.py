@@ -18,6 +18,7 @@ from evalflow.core.clustering import (
     assign,
     fit_taxonomy,
     leave_one_out_distance,
+    novel_calibration,
 )
 
 PLAN = FitPlan(
@@ -217,6 +218,53 @@ def test_leave_one_out_distance_agrees_with_brute_force(n: int, quantile: float,
     assert leave_one_out_distance(vectors, quantile) == pytest.approx(np.quantile(nearest, quantile), abs=1e-5)
 
 
+# -- calibration of novelty ---------------------------------------------------------------------------------
+
+
+@given(n=st.integers(2, 30), weeks=st.integers(2, 4), seed=st.integers(0, 1000))
+@hypothesis_settings(max_examples=40)
+def test_the_calibration_share_agrees_with_brute_force(n: int, weeks: int, seed: int) -> None:
+    """Each text against the fit texts that some other week holds, one by one; the last ones are not in the fit sample."""
+    chance = np.random.default_rng(seed)
+    texts, mass = on_sphere(chance.normal(size=(n, 4))), chance.uniform(0.1, 5, size=n)
+    occurs = chance.random((n, weeks)) < 0.4
+    occurs[np.arange(n), chance.integers(weeks, size=n)] = True
+    n_fit, above = max(1, n - 3), 0.3
+    novel = 0.0
+    for i in range(n):
+        own = np.flatnonzero(occurs[i])
+        others = [
+            j for j in range(n_fit) if len(own) > 1 or any(occurs[j, week] for week in range(weeks) if week != own[0])
+        ]
+        distance = min((0.0 if i == j else 1 - float(texts[i] @ texts[j]) for j in others), default=np.inf)
+        novel += mass[i] * (distance > above)
+    n_weeks = occurs.any(axis=0).sum()
+    expected = None if n_weeks < 2 else pytest.approx(novel / mass.sum(), abs=1e-9)
+    assert novel_calibration(texts, mass, occurs, n_fit, above) == expected
+
+
+def test_a_topic_of_one_week_would_have_been_novel_in_another(vectors: np.ndarray, fit: Fit) -> None:
+    """Eight topics come in each of four weeks, a ninth with a tenth of the traffic in the last week only: at least that
+    tenth is novel, and of the rest about the 5 % beyond the quantile (a quarter fewer neighbours: up to 10 %)."""
+    launched = around(centres_of(1, seed=77), np.zeros(30, dtype=int), seed=11)
+    texts = np.concatenate([vectors, launched])
+    occurs = np.zeros((len(texts), 4), dtype=bool)
+    occurs[np.arange(len(vectors)), np.arange(len(vectors)) % 4] = True
+    occurs[len(vectors) :, 3] = True
+    mass = np.concatenate([np.full(len(vectors), 0.9 / len(vectors)), np.full(30, 0.1 / 30)])
+    share = novel_calibration(texts, mass, occurs, len(texts), fit.novel_above)
+    assert share is not None
+    assert 0.1 < share < 0.1 + 0.9 * 0.10
+
+
+def test_texts_that_return_are_never_novel_and_one_week_has_no_calibration(vectors: np.ndarray) -> None:
+    mass = np.ones(len(vectors))
+    assert novel_calibration(vectors, mass, np.ones((len(vectors), 2), dtype=bool), len(vectors), 0.0) == 0.0
+    one_week = np.zeros((len(vectors), 5), dtype=bool)
+    one_week[:, 2] = True
+    assert novel_calibration(vectors, mass, one_week, len(vectors), 0.3) is None
+
+
 # -- degenerate input ---------------------------------------------------------------------------------------
 
 
@@ -233,7 +281,17 @@ def test_texts_that_cannot_be_told_apart_are_one_cluster(texts: np.ndarray, meth
     found = fit_taxonomy(texts, replace(PLAN, method=method))
     assert found.labels.tolist() == [0] * len(texts)
     assert found.n_clusters == 1
-    assert placed(texts, texts, found).cluster.tolist() == [0] * len(texts)
+    again = placed(texts, texts, found)
+    assert again.cluster.tolist() == [0] * len(texts)
+    assert again.distance.tolist() == [0.0] * len(texts), "the same text is at distance 0, not at a rounding error"
+    assert not again.is_novel.any()
+
+
+def test_traffic_that_is_all_novel_has_places_all_the_same(vectors: np.ndarray, fit: Fit) -> None:
+    """Every text has the cluster that the vote gives it and is marked as novel; none is dropped."""
+    strange = placed(on_sphere(-CENTRES.sum(axis=0, keepdims=True).repeat(20, axis=0)), vectors, fit)
+    assert strange.is_novel.all()
+    assert ((strange.cluster >= 0) & (strange.cluster < fit.n_clusters)).all()
 
 
 def test_no_texts_have_no_clusters_and_no_places(vectors: np.ndarray, fit: Fit) -> None:

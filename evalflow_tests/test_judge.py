@@ -18,7 +18,8 @@ from evalflow.adapters.judge import (
     LlmJudge,
     judge_version,
 )
-from evalflow.core.grading import judge_messages, rubric_version
+from evalflow.adapters.spending import most_usd_of
+from evalflow.core.grading import ANSWER_SCHEMA, judge_messages, rubric_version
 from evalflow.errors import ExitCode
 from evalflow.settings import Judge
 from evalflow_tests.judge_server import BAD_WORD, INPUT_TOKENS, KEY, MODEL, OUTPUT_TOKENS, Fault, JudgeServer
@@ -310,7 +311,7 @@ def test_the_cap_is_never_exceeded_and_the_next_run_goes_on(
 ) -> None:
     """The most that an item can cost is set aside before it is asked, retries and all; what is left is counted."""
     judge = LlmJudge(settings_of(server), tmp_path)
-    most = judge._most_usd(judge_messages("question 0", "right answer 0")) * 3
+    most = most_usd_of(judge.settings, judge_messages("question 0", "right answer 0"), ANSWER_SCHEMA) * 3
     cap = max(1e-9, most + (n_affordable - 1) * USD_PER_ANSWER + 1e-9) if n_affordable else most / 2
     chosen = settings_of(server, max_usd_per_run=cap)
     judged = LlmJudge(chosen, tmp_path).judge(items(10))
@@ -330,7 +331,7 @@ def test_the_cap_stops_at_the_first_item_that_does_not_fit(
     listed = items(10)
     listed[4] = JudgeItem("t4", "long " * 2000, "right")
     judge = LlmJudge(settings_of(server, max_retries=0), tmp_path)
-    room = judge._most_usd(judge_messages(listed[4].text, "right"))
+    room = most_usd_of(judge.settings, judge_messages(listed[4].text, "right"), ANSWER_SCHEMA)
     settings = settings_of(server, max_retries=0, concurrency=concurrency, max_usd_per_run=room)
     judged = LlmJudge(settings, tmp_path).judge(listed)
     assert sorted(judged.verdicts) == ["t0", "t1", "t2", "t3"]
@@ -340,7 +341,7 @@ def test_the_cap_stops_at_the_first_item_that_does_not_fit(
 def test_tries_that_brought_nothing_count_against_the_cap(server: JudgeServer, tmp_path: Path) -> None:
     """A dropped answer may have been charged for: with room for one item and its tries, no second one is started."""
     judge = LlmJudge(settings_of(server), tmp_path)
-    most = judge._most_usd(judge_messages("question 0", "right answer 0"))
+    most = most_usd_of(judge.settings, judge_messages("question 0", "right answer 0"), ANSWER_SCHEMA)
     server.faults = ["dropped", "dropped"]
     judged = LlmJudge(settings_of(server, max_usd_per_run=3.5 * most), tmp_path).judge(items(3))
     assert (len(judged.verdicts), judged.n_left) == (1, 2)
@@ -351,7 +352,7 @@ def test_an_endpoint_that_counts_no_tokens_is_taken_at_its_most(server: JudgeSer
     judge = LlmJudge(settings_of(server), tmp_path)
     judged = judge.judge(items(1))
     assert judged.verdicts["t0"].input_tokens is None
-    assert judged.paid_usd == judge._most_usd(judge_messages("question 0", "right answer 0"))
+    assert judged.paid_usd == most_usd_of(judge.settings, judge_messages("question 0", "right answer 0"), ANSWER_SCHEMA)
 
 
 def test_an_interrupted_run_pays_nothing_twice(server: JudgeServer, tmp_path: Path) -> None:

@@ -11,21 +11,24 @@ import asyncio
 import hashlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from evalflow.adapters.judge_endpoint import Endpoint, RefusedError, Reply, UnusableError, client_of
+from evalflow.adapters.judge_endpoint import Endpoint, Question, RefusedError, Reply, UnusableError, client_of
+from evalflow.adapters.spending import Budget, most_usd_of, usd_of
 from evalflow.core.grading import (
     ANSWER_SCHEMA,
     NO_ANSWER,
     Grade,
     Graded,
+    is_judge_answer,
     judge_messages,
+    parse_judge_answer,
     rubric_version,
 )
 from evalflow.core.lineage import fingerprint
@@ -39,8 +42,14 @@ FORMLESS_AT_LEAST = 5
 """A call that got so many answers, none of them of the form asked for, says nothing about the items."""
 FORMLESS_IN_A_ROW = 20
 """After so many answers without one of the form no more are paid for."""
-TOKENS_AROUND_A_MESSAGE = 16
-PER_MILLION = 1_000_000
+VERDICT: Question[Graded] = Question(
+    purpose="judge",
+    name="verdict",
+    schema=ANSWER_SCHEMA,
+    parse=parse_judge_answer,
+    is_of_form=is_judge_answer,
+    missing=lambda reason: Graded("unscored", f"the judge {reason}"),
+)
 
 
 class JudgeItem(NamedTuple):
@@ -123,16 +132,16 @@ class LlmJudge:
         settings = self.settings
         key = settings.api_key.get_secret_value() if settings.api_key else ""
         try:
-            client = client_of(settings, key)
+            client = client_of(settings, key, VERDICT.purpose)
         except OpenAIError:
             run.failure = UnreachableError(
                 "There is no key for the judge's endpoint; set EVALFLOW_JUDGE__API_KEY, or judge.base_url for a server "
                 "that needs none."
             )
             return
-        budget = _Budget(settings.max_usd_per_run)
+        budget = Budget(settings.max_usd_per_run)
         async with client:
-            endpoint = Endpoint(client, settings)
+            endpoint = Endpoint(client, settings, VERDICT)
             if not endpoint.has_usable_key():
                 run.failure = UnreachableError(
                     "The judge's key holds characters that no HTTP header can carry, such as a line break; "
@@ -150,14 +159,14 @@ class LlmJudge:
         run.paid_usd = budget.paid_usd
 
     async def _work(
-        self, queue: Iterator[tuple[str, list[JudgeItem]]], endpoint: "Endpoint", budget: "_Budget", run: "_Run"
+        self, queue: Iterator[tuple[str, list[JudgeItem]]], endpoint: "Endpoint[Graded]", budget: Budget, run: "_Run"
     ) -> None:
         """Take item after item until there are none, or until any worker has met a failure."""
         for key, same in queue:
             if run.failure is not None:
                 return
             messages = judge_messages(same[0].text, same[0].output)
-            per_request = self._most_usd(messages)
+            per_request = most_usd_of(self.settings, messages, ANSWER_SCHEMA)
             # Any of the client's tries may be charged for, even one whose answer never arrived.
             async with budget.reserve(per_request * (1 + self.settings.max_retries)) as reserved:
                 if not reserved:
@@ -191,9 +200,9 @@ class LlmJudge:
             self.cache.put(key, verdict)
             run.verdicts |= {item.item_id: verdict for item in same}
 
-    def _verdict_of(self, reply: "Reply", most_usd: float) -> JudgeVerdict:
+    def _verdict_of(self, reply: "Reply[Graded]", most_usd: float) -> JudgeVerdict:
         limit = self.settings.max_answer_tokens
-        graded = reply.graded
+        graded = reply.answer
         if reply.is_cut and graded.verdict == "unscored":
             reason = f"the judge's answer was cut off at judge.max_answer_tokens = {limit}"
             graded = Graded("unscored", reason)
@@ -204,18 +213,9 @@ class LlmJudge:
             input_tokens=usage.prompt_tokens if usage else None,
             output_tokens=usage.completion_tokens if usage else None,
             # An endpoint that does not count is taken to have charged the most that it could.
-            cost_usd=self._usd(usage.prompt_tokens, usage.completion_tokens) if usage else most_usd,
+            cost_usd=usd_of(self.settings, usage.prompt_tokens, usage.completion_tokens) if usage else most_usd,
             cut_at=limit if reply.is_cut and graded.verdict == "unscored" else None,
         )
-
-    def _most_usd(self, messages: list[dict[str, str]]) -> float:
-        """The most that one request can cost: no tokenizer makes more tokens than a text has bytes."""
-        sent = sum(len(message["content"].encode()) + TOKENS_AROUND_A_MESSAGE for message in messages)
-        return self._usd(sent + len(json.dumps(ANSWER_SCHEMA)), self.settings.max_answer_tokens)
-
-    def _usd(self, input_tokens: int, output_tokens: int) -> float:
-        prices = self.settings.usd_per_million_input_tokens, self.settings.usd_per_million_output_tokens
-        return (input_tokens * prices[0] + output_tokens * prices[1]) / PER_MILLION
 
 
 def judge_version(settings: Judge) -> str:
@@ -257,59 +257,7 @@ class _Run:
             )
 
 
-class _Reservation:
-    """Money set aside for one request; what is not settled is taken as unspent when the request has ended."""
-
-    def __init__(self) -> None:
-        self.paid_usd = self.lost_usd = 0.0
-
-    def settle(self, paid_usd: float, lost_usd: float) -> None:
-        """``lost_usd`` may have been charged for tries without an answer: it counts against the cap only."""
-        self.paid_usd, self.lost_usd = paid_usd, lost_usd
-
-
-class _Budget:
-    """The run's cap: what is paid, what may have been, and what requests under way may still cost stay below it.
-
-    Requests have their turn in the order in which they come; after the first that does not fit none does.
-    """
-
-    def __init__(self, cap_usd: float) -> None:
-        self.cap_usd = cap_usd
-        self.paid_usd = self.lost_usd = 0.0
-        self.is_spent = False
-        self.reserved: dict[int, float] = {}
-        self.turn = asyncio.Lock()
-        self.changed = asyncio.Condition()
-
-    @asynccontextmanager
-    async def reserve(self, most_usd: float) -> AsyncIterator[_Reservation | None]:
-        """Set ``most_usd`` aside, waiting for requests under way to settle; None when the cap has no room left."""
-        reservation = _Reservation()
-        async with self.turn, self.changed:
-            if not self.is_spent:
-                await self.changed.wait_for(lambda: self._fits(most_usd) or not self.reserved)
-                self.is_spent = not self._fits(most_usd)
-            is_reserved = not self.is_spent
-            if is_reserved:
-                self.reserved[id(reservation)] = most_usd
-        if not is_reserved:
-            yield None
-            return
-        try:
-            yield reservation
-        finally:
-            self.paid_usd += reservation.paid_usd
-            self.lost_usd += reservation.lost_usd
-            del self.reserved[id(reservation)]
-            async with self.changed:
-                self.changed.notify_all()
-
-    def _fits(self, most_usd: float) -> bool:
-        return self.paid_usd + self.lost_usd + sum(self.reserved.values()) + most_usd <= self.cap_usd
-
-
-def _formless_failure(answers: Sequence[_Answered], endpoint: Endpoint) -> UnreachableError:
+def _formless_failure(answers: Sequence[_Answered], endpoint: Endpoint[Graded]) -> UnreachableError:
     """Nothing of the answers is repeated: they may hold whatever the graded texts made the model say."""
     settings, n_cut = endpoint.settings, sum(answered.verdict.cut_at is not None for answered in answers)
     return UnreachableError(

@@ -1,15 +1,16 @@
-"""An OpenAI-compatible endpoint as the judge sees it: one question out, one answer or one clear sentence back.
+"""The judge's OpenAI-compatible endpoint: one question out, one answer or one clear sentence back.
 
 Through the official client, which retries and honours rate limits. The key is never part of a message.
-Keep out: what is asked about how many items, costs and the cache (``judge.py``); the form of the question and of the
-answer (``core/grading.py``).
+Keep out: what is asked about how many items, and the cache (``judge.py``, ``naming.py``); costs (``spending.py``); the
+form of question and answer (``core/grading.py``, ``core/labels.py``).
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from evalflow.core.grading import ANSWER_SCHEMA, Graded, parse_judge_answer
 from evalflow.settings import Judge, shown_url
 
 if TYPE_CHECKING:
@@ -17,8 +18,26 @@ if TYPE_CHECKING:
 
 NO_KEY = "none"
 """Sent to a base_url that no key was given for: local servers want none, and a key from elsewhere is not theirs."""
-PURPOSE_HEADER = {"x-evalflow-purpose": "judge"}
-"""On every request, so that whoever traces the endpoint can keep the judge's own calls out of the traffic."""
+PURPOSE_HEADER = "x-evalflow-purpose"
+"""On every request, so that whoever traces the endpoint can keep these calls out of the traffic."""
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Question(Generic[Answer]):
+    """A kind of question: the form of its answers, and how one is read.
+
+    ``purpose`` is what the header says, ``name`` the schema's name. ``parse`` takes any text; ``is_of_form`` tells
+    whether it held an answer. ``missing`` is the answer where none came, from what the endpoint did instead.
+    """
+
+    purpose: str
+    name: str
+    schema: dict[str, Any]
+    parse: Callable[[str], Answer]
+    is_of_form: Callable[[str], bool]
+    missing: Callable[[str], Answer]
 
 
 class UnusableError(Exception):
@@ -49,24 +68,24 @@ class _Completion(msgspec.Struct):
     usage: _Usage | None = None
 
 
-class Reply(NamedTuple):
+class Reply(NamedTuple, Generic[Answer]):
     """What came back for one item; ``retries_taken`` counts the tries before it that brought nothing.
 
-    ``is_of_form`` is false of an answer that holds no verdict; a refusal is a form of its own.
+    ``is_of_form`` is false of an answer that does not hold what was asked for; a refusal is a form of its own.
     """
 
-    graded: Graded
+    answer: Answer
     usage: _Usage | None
     is_cut: bool
     is_of_form: bool
     retries_taken: int
 
 
-class Endpoint:
-    """One endpoint and the form of request that it takes; the form is learned from what it refuses."""
+class Endpoint(Generic[Answer]):
+    """One endpoint, asked one kind of question; the form of request that it takes is learned from what it refuses."""
 
-    def __init__(self, client: "AsyncOpenAI", settings: Judge) -> None:
-        self.client, self.settings = client, settings
+    def __init__(self, client: "AsyncOpenAI", settings: Judge, question: Question[Answer]) -> None:
+        self.client, self.settings, self.question = client, settings, question
         self.secrets = [secret for secret in (client.api_key, client.admin_api_key) if secret and secret != NO_KEY]
         self.shown_url = shown_url(str(client.base_url))
         self.form: dict[str, Any] = {
@@ -74,7 +93,7 @@ class Endpoint:
             "max_tokens": settings.max_answer_tokens,
             "response_format": {
                 "type": "json_schema",
-                "json_schema": {"name": "verdict", "strict": True, "schema": ANSWER_SCHEMA},
+                "json_schema": {"name": question.name, "strict": True, "schema": question.schema},
             },
         }
         self.is_form_accepted = False
@@ -82,11 +101,11 @@ class Endpoint:
     def has_usable_key(self) -> bool:
         return all(secret.isascii() and secret.isprintable() and " " not in secret for secret in self.secrets)
 
-    async def ask(self, messages: list[dict[str, str]]) -> Reply:
-        """The judge's answer about one item.
+    async def ask(self, messages: list[dict[str, str]]) -> Reply[Answer]:
+        """The endpoint's answer about one item.
 
         Raises:
-            UnusableError: no item can be judged here.
+            UnusableError: no item can be asked about here.
             RefusedError: the endpoint does not take this item.
         """
         from openai import APIStatusError, OpenAIError
@@ -113,7 +132,7 @@ class Endpoint:
         self.form, self.is_form_accepted = form, True
         return self._reply(raw.content, raw.retries_taken)
 
-    def _reply(self, body: bytes, retries_taken: int) -> Reply:
+    def _reply(self, body: bytes, retries_taken: int) -> Reply[Answer]:
         try:
             completion = msgspec.json.decode(body, type=_Completion)
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -121,17 +140,16 @@ class Endpoint:
                 f"The judge endpoint {self.shown_url} answers with something other than a chat completion; "
                 "correct judge.base_url, which mostly ends in /v1."
             ) from None
+        question, usage = self.question, completion.usage
         if not completion.choices:
-            return Reply(Graded("unscored", "the judge gave no answer"), completion.usage, False, False, retries_taken)
+            return Reply(question.missing("gave no answer"), usage, False, False, retries_taken)
         choice = completion.choices[0]
+        is_cut = choice.finish_reason == "length"
         if choice.message.refusal and not choice.message.content:
-            graded = Graded("unscored", f"the judge refused: {self._redacted(choice.message.refusal)}")
-            is_of_form = True
-        else:
-            content = self._redacted(choice.message.content or "")
-            graded = parse_judge_answer(content)
-            is_of_form = _is_of_form(content)
-        return Reply(graded, completion.usage, choice.finish_reason == "length", is_of_form, retries_taken)
+            refused = question.missing(f"refused: {self._redacted(choice.message.refusal)}")
+            return Reply(refused, usage, is_cut, True, retries_taken)
+        content = self._redacted(choice.message.content or "")
+        return Reply(question.parse(content), usage, is_cut, question.is_of_form(content), retries_taken)
 
     def _said(self, error: "APIStatusError") -> str:
         """The endpoint's own message, short and without the key."""
@@ -172,7 +190,7 @@ class Endpoint:
         return text
 
 
-def client_of(settings: Judge, key: str) -> "AsyncOpenAI":
+def client_of(settings: Judge, key: str, purpose: str) -> "AsyncOpenAI":
     from openai import AsyncOpenAI
 
     return AsyncOpenAI(
@@ -180,7 +198,7 @@ def client_of(settings: Judge, key: str) -> "AsyncOpenAI":
         api_key=key or (NO_KEY if settings.base_url else None),
         timeout=settings.timeout_s,
         max_retries=settings.max_retries,
-        default_headers=PURPOSE_HEADER,
+        default_headers={PURPOSE_HEADER: purpose},
     )
 
 
@@ -199,8 +217,3 @@ def _simpler(form: dict[str, Any], said: str, may_guess: bool) -> dict[str, Any]
     if "response_format" in form and (may_guess or "response_format" in lacks or "json_schema" in lacks):
         return {name: value for name, value in form.items() if name != "response_format"}
     return None
-
-
-def _is_of_form(content: str) -> bool:
-    """Whether a verdict can be read; ``unscored`` may be the judge's own, which then could have been another."""
-    return parse_judge_answer(content.replace("unscored", "pass")).verdict != "unscored"

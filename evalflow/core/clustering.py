@@ -18,6 +18,8 @@ SHARE_STEP = 1.08
 MOST_STEPS = 40
 CHUNK = 1024
 """Rows of a similarity matrix that are held at a time."""
+SAME_TEXT = 1e-6
+"""Cosine distances below this are rounding errors of float32: the texts are the same one, at distance 0."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,8 @@ def assign(
     for start in range(0, len(vectors), CHUNK):
         chunk = slice(start, start + CHUNK)
         similarity = _similarity(vectors[chunk], fit_vectors)
-        distance[chunk] = 1 - similarity.max(axis=1)
+        distance[chunk] = _distance(similarity)
         cluster[chunk] = _vote(similarity[:, is_clustered], votes_for, k)
-    distance = np.maximum(distance, 0.0)
     return Assignment(cluster, distance, distance > novel_above)
 
 
@@ -151,8 +152,57 @@ def leave_one_out_distance(vectors: np.ndarray, quantile: float) -> float:
         similar = vectors[start : start + CHUNK] @ vectors.T
         rows = np.arange(len(similar))
         similar[rows, start + rows] = -np.inf
-        nearest[start : start + CHUNK] = 1 - similar.max(axis=1)
-    return float(np.quantile(np.maximum(nearest, 0.0), quantile))
+        nearest[start : start + CHUNK] = _distance(similar)
+    return float(np.quantile(nearest, quantile))
+
+
+def novel_calibration(
+    vectors: np.ndarray, mass: np.ndarray, occurs: np.ndarray, n_fit: int, novel_above: float
+) -> float | None:
+    """The share of the fit window's own traffic that would have been novel, had it come in another week.
+
+    Leave one week out: a text is compared with the fit texts that occur in some week other than its own. One that
+    occurs in two weeks or more is itself among them, at distance 0. This is the level that a later week's novel share
+    is held against.
+
+    Args:
+        vectors: unit vectors of all distinct texts of the window, (n, dimension); the first ``n_fit`` are the fit sample.
+        mass: (n,) traffic of each text in the window, any scale.
+        occurs: (n, weeks) whether the text occurs in the week; each row has at least one.
+        n_fit: size of the fit sample.
+        novel_above: the fit's novelty distance.
+
+    Returns:
+        A share in [0, 1]; None when the window has fewer than two weeks with texts, so that none can be left out.
+    """
+    occurs = occurs[:, occurs.any(axis=0)]
+    if occurs.shape[1] < 2:
+        return None
+    n_weeks = occurs.sum(axis=1)
+    is_fitted = np.arange(len(vectors)) < n_fit
+    is_novel = np.zeros(len(vectors), dtype=bool)
+    for week in range(occurs.shape[1]):
+        own = occurs[:, week] & (n_weeks == 1)
+        known = is_fitted & ((n_weeks > 1) | ~occurs[:, week])
+        is_novel[own] = _nearest_distance(vectors[own], vectors[known]) > novel_above
+    returning = ~is_fitted & (n_weeks > 1)
+    is_novel[returning] = _nearest_distance(vectors[returning], vectors[is_fitted]) > novel_above
+    return float(mass[is_novel].sum() / mass.sum())
+
+
+def _nearest_distance(rows: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Cosine distance of each row to the nearest of ``among``; infinite where there is none."""
+    nearest = np.full(len(rows), np.inf)
+    if len(among):
+        for start in range(0, len(rows), CHUNK):
+            nearest[start : start + CHUNK] = _distance(rows[start : start + CHUNK] @ among.T)
+    return nearest
+
+
+def _distance(similarity: np.ndarray) -> np.ndarray:
+    """Cosine distance to the nearest column, with the same text at exactly 0."""
+    distance = 1 - similarity.max(axis=1)
+    return np.where(distance < SAME_TEXT, 0.0, distance)
 
 
 def _similarity(rows: np.ndarray, fit_vectors: np.ndarray) -> np.ndarray:

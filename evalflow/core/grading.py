@@ -176,6 +176,11 @@ def parse_judge_answer(content: str | None) -> Graded:
     return Graded(answer.verdict, answer.reasoning.strip())
 
 
+def is_judge_answer(content: str) -> bool:
+    """Whether a verdict can be read; ``unscored`` may be the judge's own, which then could have been another."""
+    return parse_judge_answer(content.replace("unscored", "pass")).verdict != "unscored"
+
+
 def _excerpt(text: str) -> str:
     return repr(text if len(text) <= EXCERPT_CHARS else f"{text[:EXCERPT_CHARS]}...")
 
