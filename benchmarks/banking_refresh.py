@@ -3,7 +3,8 @@
 For each home that banking_coverage.py has left (--home KEEP_HERE): refresh, answers by a scripted reviewer who knows
 truth.jsonl.gz, promotion effective 2026-08-24, coverage of the last week with that suite; the published weeks must
 stay byte-identical. Beside it suites of the same size drawn at random from production, by design weight. For both,
-how many of the 15 new intents have a case, by truth and not by our own bins.
+how many of the 15 new intents have a case, by truth and not by our own bins, and how far the traffic is from its nearest
+case. Last the labels that bring raw JSD to .10: by target, with the light quota, and at random.
 
     python benchmarks/banking_refresh.py FOLDER KEEP_HERE [--seeds 7 8 9] [--budget 80] [--draws 10]
 """
@@ -14,17 +15,21 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from evalflow.adapters.embedder import Embedder, vectors_of
 from evalflow.adapters.home import Home, open_home
-from evalflow.adapters.tables import BIN_ASSIGNMENTS
-from evalflow.core.coverage import jsd, measure
-from evalflow.core.planning import BinState, Floors, plan_refresh
-from evalflow.defs.coverage import measure_week
+from evalflow.adapters.tables import BIN_ASSIGNMENTS, EMBEDDINGS, STRATIFIED_SAMPLES
+from evalflow.core.divergence import jsd
+from evalflow.core.planning import BinState, Floors, plans_up_to
+from evalflow.core.text import text_hash
+from evalflow.defs.coverage import WeekCoverage, measure_week
 
 AS_OF, EFFECTIVE_ON, TARGET = "2026-08-23", "2026-08-24", 0.10
 RUNS = 20
@@ -54,8 +59,11 @@ def main() -> None:
         workspace = open_home(home)
         promoted = {trace for case in workspace.ledger.newest().values() for trace in case.trace_ids}
         covered = {truth[trace]["intent"] for trace in promoted} & new_intents
-        drawn = [_random(workspace, options.budget, draw, truth, new_intents) for draw in range(options.draws)]
-        jsd = [value for value, _ in drawn]
+        measured = measure_week(workspace, workspace.calendar.weeks()[-1])
+        traffic = Traffic(workspace, measured)
+        drawn = [traffic.drawn(options.budget, draw) for draw in range(options.draws)]
+        values = [traffic.jsd_with(traces) for traces in drawn]
+        intents = [len({truth[trace]["intent"] for trace in traces} & new_intents) for traces in drawn]
         ok = after["jsd_raw"] < TARGET and same
         missed += not ok
         print(
@@ -63,14 +71,21 @@ def main() -> None:
             f"with {plan['queue']['traces']} labels: {done['promoted']} cases, {done['regressions']} regressions, {done['merged']} merged into, "
             f"{done['dismissed']} dismissed; {len(covered)} of {len(new_intents)} new intents; published weeks "
             f"{'byte-identical' if same else 'CHANGED'}\n"
-            f"        random, {options.draws} draws: raw JSD {np.mean(jsd):.3f} ({min(jsd):.3f} to {max(jsd):.3f}), "
-            f"{np.mean([n for _, n in drawn]):.1f} new intents ({min(n for _, n in drawn)} to {max(n for _, n in drawn)})",
+            f"        random, {options.draws} draws: raw JSD {np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f}), "
+            f"{np.mean(intents):.1f} new intents ({min(intents)} to {max(intents)})",
             flush=True,
         )
-        by_plan, at_random = _labels_to_target(workspace)
+        distances = [traffic.distance_to([*traffic.suite, *traffic.texts(traces)]) for traces in drawn]
         print(
-            f"        labels until raw JSD {TARGET:.2f}: {by_plan} by the plan, {at_random:.0f} at random (mean of {RUNS} runs), "
-            f"ratio {by_plan / at_random:.2f}",
+            f"        mean cosine distance of traffic to its nearest case: {traffic.distance_to(traffic.suite):.3f} before, "
+            f"{traffic.distance_to([case.input for case in workspace.ledger.as_of(date.fromisoformat(EFFECTIVE_ON))]):.3f} after, "
+            f"{np.mean(distances):.3f} with random labels",
+            flush=True,
+        )
+        fewest, fresh, at_random = labels_to_target(workspace, measured)
+        print(
+            f"        labels until raw JSD {TARGET:.2f}: {fewest} by target ({fresh} with the light quota), {at_random:.0f} at random "
+            f"(mean of {RUNS} runs), ratio {fewest / at_random:.2f} ({fresh / at_random:.2f})",
             flush=True,
         )
     print("every condition holds" if not missed else f"MISSED for {missed} seeds")
@@ -99,29 +114,54 @@ def evalflow(home: Path, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def _random(
-    home: Home, budget: int, seed: int, truth: dict[str, dict[str, Any]], new_intents: set[str]
-) -> tuple[float, int]:
-    """Raw JSD and new intents of the old suite with ``budget`` production traces drawn by their weight."""
-    week = home.calendar.weeks()[-1]
-    measured = measure_week(home, week)
-    rows = home.lake.read(BIN_ASSIGNMENTS, [week])
-    production, golden = rows.filter(pl.col("side") == "production"), rows.filter(pl.col("side") == "golden")
-    weight = production["weight"].to_numpy()
-    chosen = np.random.default_rng(seed).choice(len(production), budget, replace=False, p=weight / weight.sum())
-    suite = pl.concat([golden, production[chosen.tolist()]])
-    value = measure(production, suite, measured.taxonomy.bins, "steady_state", 1.0).jsd_raw
-    intents = {truth[trace]["intent"] for trace in production["item_id"][chosen.tolist()]}
-    return float(value or 0.0), len(intents & new_intents)
+class Traffic:
+    """The last week's sample and suite: random labels, and how far traffic is from cases."""
+
+    def __init__(self, home: Home, measured: WeekCoverage) -> None:
+        self.home, self.measured = home, measured
+        rows = home.lake.read(BIN_ASSIGNMENTS, [measured.week], ["side", "item_id", "text_hash", "bin", "weight"])
+        self.production = rows.filter(pl.col("side") == "production")
+        self.weight = self.production["weight"].to_numpy()
+        self.bin_of = dict(self.production.select("item_id", "bin").iter_rows())
+        self.suite = [case.input for case in home.ledger.as_of(measured.golden_as_of)]
+        vectors = home.lake.read(EMBEDDINGS, measured.window, ["text_hash", "vector"]).unique("text_hash")
+        vector = dict(zip(vectors["text_hash"], vectors_of(vectors["vector"]), strict=True))
+        self.vectors = np.stack([vector[key] for key in self.production["text_hash"]])
+        text = home.lake.read(STRATIFIED_SAMPLES, measured.window, ["trace_id", "text"])
+        self.text_of = dict(text.iter_rows())
+
+    def drawn(self, n: int, seed: int) -> list[str]:
+        p = self.weight / self.weight.sum()
+        chosen = np.random.default_rng(seed).choice(len(p), n, replace=False, p=p)
+        return self.production["item_id"][chosen.tolist()].to_list()
+
+    def texts(self, traces: list[str]) -> list[str]:
+        return [self.text_of[trace] for trace in traces]
+
+    def jsd_with(self, traces: list[str]) -> float:
+        added = Counter(self.bin_of[trace] for trace in traces)
+        bins = self.measured.coverage.bins
+        share = np.array([row.production_share for row in bins])
+        return jsd(share, np.array([float(row.golden_cases + added[row.bin]) for row in bins]))
+
+    def distance_to(self, inputs: list[str]) -> float:
+        found = Embedder(self.home.settings.embedding, self.home.cache).embed(inputs)
+        cases = np.stack([found[text_hash(text)] for text in inputs])
+        return float(np.average(1 - (self.vectors @ cases.T).max(axis=1), weights=self.weight))
 
 
-def _labels_to_target(home: Home) -> tuple[int, float]:
-    """Labels that bring the last week's raw JSD to the target: by the plan's own prediction, and by random draws."""
-    bins = measure_week(home, home.calendar.weeks()[-1]).coverage.bins
+def labels_to_target(home: Home, measured: WeekCoverage) -> tuple[int, int, float]:
+    """Labels that bring the last week's raw JSD to the target: the fewest, with the light quota, and at random."""
+    bins, settings = measured.coverage.bins, home.settings.refresh
     states = [BinState(row.bin, row.production_share, row.golden_cases, row.is_blind_spot) for row in bins]
-    settings = home.settings.refresh
-    floors = Floors(settings.blind_spot_floor, settings.edge_floor, settings.covered_share)
-    by_plan = next(b for b in range(1, 2000) if (plan_refresh(states, b, floors).jsd_predicted or 0.0) <= TARGET)
+    fewest, fresh = (
+        plans_up_to(
+            settings.max_budget, states, Floors(settings.blind_spot_floor, settings.edge_floor, light)
+        ).labels_for(TARGET)
+        for light in (0.0, settings.covered_share)
+    )
+    if fewest is None or fresh is None:
+        raise SystemExit(f"raw JSD {TARGET} is out of reach")
     share = np.array([row.production_share for row in bins])
     needed = []
     for seed in range(RUNS):
@@ -131,7 +171,7 @@ def _labels_to_target(home: Home) -> tuple[int, float]:
             counts[rng.choice(len(share), p=share / share.sum())] += 1
             n += 1
         needed.append(n)
-    return by_plan, float(np.mean(needed))
+    return fewest, fresh, float(np.mean(needed))
 
 
 def _bytes(home: Path) -> dict[str, bytes]:

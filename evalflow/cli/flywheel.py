@@ -5,14 +5,17 @@ Everything that comes from traces is hostile text: `shown` stands between it and
 
 import json
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+import polars as pl
 import typer
 from rich.table import Table
 
 from evalflow.adapters.home import Home, open_home
+from evalflow.adapters.tables import REFRESH_CURVE, REFRESH_PLAN, RETIREMENT_CANDIDATES
 from evalflow.cli.terminal import (
     AsJson,
     HomeOption,
@@ -44,10 +47,17 @@ def refresh(
     budget: Annotated[
         int | None, typer.Option(min=1, help="How many labels people can give. Default: refresh.budget.")
     ] = None,
+    target_jsd: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Instead of a budget: the raw JSD to reach with the fewest labels."),
+    ] = None,
     as_of: Annotated[
         str | None,
         typer.Option(help="Any day of the week that is wanted. Default: the newest closed week, else the running one."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan and what more labels would bring; queue nothing.")
+    ] = False,
     home: HomeOption = None,
     as_json: AsJson = False,
 ) -> None:
@@ -56,11 +66,11 @@ def refresh(
     The plan is made from the suite as of the week's Sunday. Safe to repeat: a queue only grows, and no trace is queued
     twice.
     """
-    from evalflow.defs.plan import refresh_week
+    from evalflow.defs.plan import draft_plan, met, refresh_week
     from evalflow.runner import instance_of
     from evalflow.runner import refresh as start_refresh
 
-    workspace = open_home(home).prepare()
+    workspace = open_home(home)
     if workspace.settings.traffic_start is None:
         raise no_traces(workspace)
     week = refresh_week(workspace, day_of(as_of, "--as-of"))
@@ -69,9 +79,20 @@ def refresh(
             f"There is no traffic in the week of {week}: it runs from {workspace.calendar.start} to "
             f"{workspace.calendar.last_day}; choose a day in between with --as-of."
         )
-    with instance_of(workspace) as instance:
-        start_refresh(workspace, instance, week, budget)
-    document = _refresh_document(workspace, week)
+    # A target decides how many labels it takes, which may be none: that is known before anything is started.
+    draft = draft_plan(workspace, week, budget, target_jsd) if dry_run or target_jsd is not None else None
+    if draft is not None and (dry_run or draft.is_met):
+        document = _refresh_document(week, draft.rows, draft.curve, draft.retirable, None)
+        if as_json:
+            print_json(document)
+        elif draft.is_met:
+            out.print(met(draft), soft_wrap=True)
+        else:
+            _print_refresh(document)
+        return
+    with instance_of(workspace.prepare()) as instance:
+        start_refresh(workspace, instance, week, budget, target_jsd)
+    document = _recorded_document(workspace, week)
     if as_json:
         print_json(document)
     else:
@@ -267,34 +288,46 @@ def triage_import(
 # -- printing ------------------------------------------------------------------------------------------------
 
 
-def _refresh_document(home: Home, week: Any) -> dict[str, Any]:
-    from evalflow.adapters.tables import REFRESH_PLAN, RETIREMENT_CANDIDATES
-    from evalflow.core.calendar import sunday_of
+def _recorded_document(home: Home, week: date) -> dict[str, Any]:
     from evalflow.defs.queue import queued_items
 
-    plan = home.lake.read(REFRESH_PLAN, [week])
     items = [item for item in queued_items(home) if item.week == week]
+    queue = {
+        "traces": len(items),
+        "waiting": sum(item.is_waiting for item in items),
+        "by_source": {
+            source: sum(item.row["source"] == source for item in items)
+            for source in sorted({item.row["source"] for item in items})
+        },
+        "beyond_the_sample": sum(item.row["selected_by"] == "refresh_quota" for item in items),
+    }
+    plan, curve, retirable = (
+        home.lake.read(table, [week]) for table in (REFRESH_PLAN, REFRESH_CURVE, RETIREMENT_CANDIDATES)
+    )
+    return _refresh_document(week, plan, curve, retirable, queue)
+
+
+def _refresh_document(
+    week: date, plan: pl.DataFrame, curve: pl.DataFrame, retirable: pl.DataFrame, queue: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What `evalflow refresh --json` prints; ``queue`` is null where the plan was only drafted. Keys are only ever added."""
+    from evalflow.core.calendar import sunday_of
+
     head = plan.row(0, named=True) if len(plan) else {}
     names = ("bin", "label", "production_share", "golden_cases", "is_blind_spot", "quota", "reason")
     return {
         "week": str(week),
         "as_of": str(sunday_of(week)),
         "budget": head.get("budget"),
+        "target_jsd": head.get("target_jsd"),
         "failure_labels": head.get("failure_labels"),
         "jsd_raw_before": head.get("jsd_raw_before"),
         "jsd_raw_predicted": head.get("jsd_raw_predicted"),
         "golden_cases": int(plan["golden_cases"].sum()) if len(plan) else 0,
         "quotas": plan.select(names).filter(plan["quota"] > 0).sort("quota", descending=True).to_dicts(),
-        "queue": {
-            "traces": len(items),
-            "waiting": sum(item.is_waiting for item in items),
-            "by_source": {
-                source: sum(item.row["source"] == source for item in items)
-                for source in sorted({item.row["source"] for item in items})
-            },
-            "beyond_the_sample": sum(item.row["selected_by"] == "refresh_quota" for item in items),
-        },
-        "retire": home.lake.read(RETIREMENT_CANDIDATES, [week]).to_dicts(),
+        "curve": curve.to_dicts(),
+        "queue": queue,
+        "retire": retirable.to_dicts(),
     }
 
 
@@ -302,13 +335,15 @@ def _print_refresh(document: dict[str, Any]) -> None:
     if not document["quotas"]:
         out.print(f"There is nothing to plan from in the week of {document['week']}: its window holds no traces.")
         return
-    before, n_golden = document["jsd_raw_before"], document["golden_cases"]
+    before, n_golden, target = document["jsd_raw_before"], document["golden_cases"], document["target_jsd"]
     now = "There is no suite yet" if before is None else f"Raw JSD is {before:.3f} with {counted(n_golden, 'case')}"
-    out.print(
-        f"{now}; {document['budget']} labels should bring it to [bold]{document['jsd_raw_predicted']:.3f}[/bold]"
-        f"  (four weeks to {document['as_of']}).",
-        soft_wrap=True,
+    brought = (
+        f"{document['budget']} labels should bring it to [bold]{document['jsd_raw_predicted']:.3f}[/bold]"
+        if target is None
+        else f"to bring it to {target:g} takes [bold]{counted(document['budget'], 'label')}[/bold], "
+        f"{document['jsd_raw_predicted']:.3f} predicted"
     )
+    out.print(f"{now}; {brought}  (four weeks to {document['as_of']}).", soft_wrap=True)
     table = Table("bin", "label", "traffic", "cases", "labels", "why")
     for row in document["quotas"][:SHOWN_QUOTAS]:
         cells = (f"{row['production_share']:.1%}", str(row["golden_cases"]), str(row["quota"]), shown(row["reason"]))
@@ -316,6 +351,28 @@ def _print_refresh(document: dict[str, Any]) -> None:
     out.print(table)
     if len(document["quotas"]) > SHOWN_QUOTAS:
         out.print(f"{len(document['quotas']) - SHOWN_QUOTAS} more bins: --json shows all.")
+    _print_curve(document)
+    if document["queue"] is not None:
+        _print_queue(document)
+    if document["retire"]:
+        out.print(f"{counted(len(document['retire']), 'case')} may retire; look, then `evalflow golden retire`:")
+        for row in document["retire"][:10]:
+            out.print(f"  {shown(row['case_id'])}: {shown(row['reason'])}", soft_wrap=True)
+    if document["queue"] is None:
+        out.print("Nothing was written: the same command without --dry-run queues the traces.")
+    else:
+        out.print("Next: evalflow triage export --out queue.jsonl, answer, evalflow triage import queue.jsonl")
+
+
+def _print_curve(document: dict[str, Any]) -> None:
+    from evalflow.defs.plan import curve_points
+
+    curve = ((row["labels"], row["jsd_raw_predicted"]) for row in document["curve"])
+    known = [f"{labels} {value:.3f}" for labels, value in curve_points(curve, document["budget"]) if value is not None]
+    out.print(f"Labels and the raw JSD that they bring: {', '.join(known)}.", soft_wrap=True)
+
+
+def _print_queue(document: dict[str, Any]) -> None:
     queue = document["queue"]
     sources = ", ".join(f"{count} {source.replace('_', ' ')}" for source, count in queue["by_source"].items())
     out.print(f"{counted(queue['traces'], 'trace')} queued ({sources}), {queue['waiting']} waiting for an answer.")
@@ -324,11 +381,6 @@ def _print_refresh(document: dict[str, Any]) -> None:
         out.print(
             f"{counted(short, 'label')} found no new trace: what there is waits in the queue or repeats a known input."
         )
-    if document["retire"]:
-        out.print(f"{counted(len(document['retire']), 'case')} may retire; look, then `evalflow golden retire`:")
-        for row in document["retire"][:10]:
-            out.print(f"  {shown(row['case_id'])}: {shown(row['reason'])}", soft_wrap=True)
-    out.print("Next: evalflow triage export --out queue.jsonl, answer, evalflow triage import queue.jsonl")
 
 
 def _print_waiting(sentences: list[str]) -> None:

@@ -70,12 +70,21 @@ class KnownInputs:
         """Cosine distance in [0, 2] to the nearest known input; infinite where none is known."""
         return self._nearest(vector)[1]
 
+    def distances(self, vectors: np.ndarray) -> np.ndarray:
+        """The same of each row of ``vectors`` (n, d), shape (n,)."""
+        if not self._vectors:
+            return np.full(len(vectors), np.inf)
+        return np.maximum(1.0 - (vectors @ self._all().T).max(axis=1), 0.0)
+
+    def _all(self) -> np.ndarray:
+        if self._matrix is None:
+            self._matrix = np.stack(self._vectors)
+        return self._matrix
+
     def _nearest(self, vector: np.ndarray) -> tuple[int, float]:
         if not self._vectors:
             return -1, float("inf")
-        if self._matrix is None:
-            self._matrix = np.stack(self._vectors)
-        similarity = self._matrix @ vector
+        similarity = self._all() @ vector
         best = int(similarity.argmax())
         return best, max(0.0, 1.0 - float(similarity[best]))
 

@@ -1,10 +1,13 @@
-"""Station plan: how many labels each bin should get (``refresh_plan``), and which cases nothing resembles any more.
+"""Station plan: how many labels each bin should get (``refresh_plan``), what more or fewer would bring
+(``refresh_curve``), and which cases nothing resembles any more.
 
 Made on demand, by a refresh: the command, the sensor and the quarterly schedule start the same run.
 Keep out: which traces fill the quotas (``triage.py``).
 """
 
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
@@ -13,14 +16,15 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
+from evalflow.adapters.charts import as_cell
 from evalflow.adapters.embedder import Embedder, vectors_of
 from evalflow.adapters.home import Home
 from evalflow.adapters.scrubber import Scrubber
-from evalflow.adapters.tables import BIN_ASSIGNMENTS, EMBEDDINGS, REFRESH_PLAN, RETIREMENT_CANDIDATES
+from evalflow.adapters.tables import BIN_ASSIGNMENTS, EMBEDDINGS, REFRESH_CURVE, REFRESH_PLAN, RETIREMENT_CANDIDATES
 from evalflow.core.calendar import monday_of, sunday_of
 from evalflow.core.coverage import NOVEL
 from evalflow.core.lineage import fingerprint
-from evalflow.core.planning import BinState, Floors, Plan, plan_refresh, whole_part, yields
+from evalflow.core.planning import BinState, Floors, Plan, plans_up_to, whole_part, yields
 from evalflow.core.reviewing import decide
 from evalflow.core.text import text_hash
 from evalflow.defs.coverage import WeekCoverage, measure_week, newest_week
@@ -28,17 +32,43 @@ from evalflow.defs.partitions import Partitions
 from evalflow.defs.queue import failures, queued_items
 from evalflow.defs.resources import HomeResource
 from evalflow.defs.station import OWNERS, SINGLE_RUN, dates, parents, report
+from evalflow.errors import CannotTellError, UsageError
 
 GROUP = "triage"
-CODE_VERSION = "1"
+CODE_VERSION = "2"
+SHOWN_LABELS = (0, 10, 20, 50, 100, 200, 500, 1000)
+"""The points of the curve that people see; tables and JSON hold all of them."""
 
 
 class RefreshConfig(dg.Config):
-    """How many labels a refresh may ask for."""
+    """What a refresh may ask for: a number of labels, or as many as a target takes."""
 
     budget: int | None = Field(
-        default=None, gt=0, description="Labels; when not given, refresh.budget of the settings."
+        default=None, gt=0, description="Labels; when neither is given, refresh.budget of the settings."
     )
+    target_jsd: float | None = Field(
+        default=None, ge=0, le=1, description="Raw JSD to reach with the fewest labels; excludes a budget."
+    )
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A plan that nobody has written down yet.
+
+    ``budget``: labels of the whole plan. ``rows`` and ``curve`` are those of ``refresh_plan`` and ``refresh_curve``.
+    """
+
+    week: date
+    budget: int
+    target_jsd: float | None
+    rows: pl.DataFrame
+    curve: pl.DataFrame
+    retirable: pl.DataFrame
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the suite is as close as the target asks without any label."""
+        return self.target_jsd is not None and self.budget == 0
 
 
 def plan_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
@@ -50,30 +80,102 @@ def plan_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
         partitions_def=partitions.weekly,
         backfill_policy=SINGLE_RUN(),
         deps=["coverage_metrics", "bin_assignments"],
-        description="A bin and the labels it should get, so that each label lowers JSD as far as it can; made by a refresh. "
-        "Beside it, the cases that nothing in the traffic resembles any more.",
+        description="A bin and the labels it should get, so that they lower JSD as far as so many labels can; made by a "
+        "refresh. Beside it, what more or fewer labels would bring, and the cases that nothing in the traffic resembles "
+        "any more.",
     )
     def refresh_plan(context: dg.AssetExecutionContext, config: RefreshConfig, home: HomeResource) -> None:
         workspace = home.open()
-        budget = config.budget or workspace.settings.refresh.budget
+        lake = workspace.lake
         for week in dates(context):
-            workspace.lake.require(BIN_ASSIGNMENTS, [week])
-            if workspace.lake.read(BIN_ASSIGNMENTS, [week], ["side"]).is_empty():
-                workspace.lake.write(REFRESH_PLAN, week, pl.DataFrame(schema=REFRESH_PLAN.schema))
-                workspace.lake.write(RETIREMENT_CANDIDATES, week, pl.DataFrame(schema=RETIREMENT_CANDIDATES.schema))
+            lake.require(BIN_ASSIGNMENTS, [week])
+            if lake.read(BIN_ASSIGNMENTS, [week], ["side"]).is_empty():
+                for table in (RETIREMENT_CANDIDATES, REFRESH_CURVE, REFRESH_PLAN):
+                    lake.write(table, week, pl.DataFrame(schema=table.schema))
                 report(context, week, {"dagster/partition_row_count": 0, "reason": "no traces in the window"})
                 continue
-            measured = measure_week(workspace, week)
-            rows = _plan_rows(workspace, measured, budget)
-            retirable = retirement_candidates(workspace, measured)
+            draft = draft_plan(workspace, week, config.budget, config.target_jsd)
+            if draft.is_met:
+                raise CannotTellError(f"{met(draft)} Nothing was planned; give a lower target, or a budget.")
+            asked = (draft.budget, draft.target_jsd, workspace.settings.refresh.model_dump(mode="json"))
             made_from = fingerprint(
-                "refresh_plan", CODE_VERSION, week, budget, parents(workspace, BIN_ASSIGNMENTS, [week])
+                "refresh_plan", CODE_VERSION, week, asked, parents(workspace, BIN_ASSIGNMENTS, [week])
             )
-            workspace.lake.write(RETIREMENT_CANDIDATES, week, retirable, made_from=made_from)
-            workspace.lake.write(REFRESH_PLAN, week, rows, made_from=made_from)
-            report(context, week, _plan_metadata(rows, retirable))
+            lake.write(RETIREMENT_CANDIDATES, week, draft.retirable, made_from=made_from)
+            lake.write(REFRESH_CURVE, week, draft.curve, made_from=made_from)
+            lake.write(REFRESH_PLAN, week, draft.rows, made_from=made_from)
+            report(context, week, _plan_metadata(draft))
 
     return [refresh_plan]
+
+
+def draft_plan(home: Home, week: date, budget: int | None, target_jsd: float | None) -> Draft:
+    """The week's plan, without writing it: of ``budget`` labels, or of the fewest that reach ``target_jsd``.
+
+    Args:
+        home: where the week was measured.
+        week: its Monday.
+        budget: labels of the whole plan; without a target and without it, refresh.budget of the settings.
+        target_jsd: raw JSD to reach. Such a plan holds the floors and no other extras: no labels for failures, none
+            that keep covered bins fresh.
+
+    Raises:
+        UsageError: both are given.
+        CannotTellError: the target is not reached with refresh.max_budget labels, or the week was not computed yet.
+    """
+    if budget is not None and target_jsd is not None:
+        raise UsageError(
+            f"A budget of {budget} labels and a target of {target_jsd:g} exclude each other: the target decides how many "
+            "labels it takes; give one of the two."
+        )
+    measured = measure_week(home, week)
+    settings = home.settings.refresh
+    history = _history(home, measured, [row.bin for row in measured.coverage.bins])
+    states = [
+        BinState(row.bin, row.production_share, row.golden_cases, row.is_blind_spot, history[row.bin])
+        for row in measured.coverage.bins
+    ]
+    covered_share = settings.covered_share if target_jsd is None else 0.0
+    floors = Floors(settings.blind_spot_floor, settings.edge_floor, covered_share)
+    if target_jsd is None:
+        budget = budget or settings.budget
+        n_open = _n_failures(home, measured)
+        plans = plans_up_to(max(budget, settings.max_budget), states, floors)
+        failure_labels = [
+            min(whole_part(settings.failure_share, labels), n_open) for labels in range(len(plans.jsd_raw))
+        ]
+    else:
+        plans = plans_up_to(settings.max_budget, states, floors)
+        budget = plans.labels_for(target_jsd)
+        if budget is None:
+            raise CannotTellError(_out_of_reach(target_jsd, plans.jsd_raw))
+        failure_labels = [0] * len(plans.jsd_raw)
+    curve = pl.DataFrame(
+        {
+            "labels": range(len(plans.jsd_raw)),
+            "jsd_raw_predicted": [plans.jsd_raw[labels - out] for labels, out in enumerate(failure_labels)],
+        }
+    ).with_columns(pl.col("jsd_raw_predicted").fill_nan(None))
+    plan = plans.plan(budget - failure_labels[budget])
+    rows = _plan_rows(measured, plan, states).with_columns(
+        budget=pl.lit(budget),
+        target_jsd=pl.lit(target_jsd, pl.Float64),
+        failure_labels=pl.lit(failure_labels[budget]),
+    )
+    return Draft(week, budget, target_jsd, rows, curve, retirement_candidates(home, measured))
+
+
+def met(draft: Draft) -> str:
+    """The sentence for a target that needs no label."""
+    now, n_golden = draft.rows["jsd_raw_before"][0], int(draft.rows["golden_cases"].sum())
+    return (
+        f"Raw JSD is {now:.3f} with {n_golden} cases, not above the target of {draft.target_jsd:g}: it takes no label."
+    )
+
+
+def curve_points(curve: Iterable[tuple[int, float | None]], budget: int) -> list[tuple[int, float | None]]:
+    """A few points of the curve for people: round numbers of labels, and the plan's own."""
+    return [(labels, value) for labels, value in curve if labels in SHOWN_LABELS or labels == budget]
 
 
 def refresh_week(home: Home, as_of: date | None) -> date:
@@ -91,33 +193,32 @@ def newest_closed_week(home: Home) -> date | None:
     return closed[-1] if closed else None
 
 
-def _plan_rows(home: Home, measured: WeekCoverage, budget: int) -> pl.DataFrame:
-    settings, coverage = home.settings.refresh, measured.coverage
-    bins = [row.bin for row in coverage.bins]
-    history = _history(home, measured, bins)
-    n_failures = min(whole_part(settings.failure_share, budget), _n_failures(home, measured))
-    states = [
-        BinState(row.bin, row.production_share, row.golden_cases, row.is_blind_spot, history[row.bin])
-        for row in coverage.bins
-    ]
-    floors = Floors(settings.blind_spot_floor, settings.edge_floor, settings.covered_share)
-    plan: Plan = plan_refresh(states, budget - n_failures, floors)
+def _out_of_reach(target: float, jsd_raw: np.ndarray) -> str:
+    if np.isnan(jsd_raw).all():
+        return f"The target of {target:g} cannot be planned for: the week's traces carry no weight."
+    best = int(np.nanargmin(jsd_raw))
+    return (
+        f"The target of {target:g} is out of reach: of up to {len(jsd_raw) - 1} labels (refresh.max_budget) {best} bring raw "
+        f"JSD lowest, to {jsd_raw[best]:.3f}; give a higher target, raise the limit, or plan with a budget."
+    )
+
+
+def _plan_rows(measured: WeekCoverage, plan: Plan, states: list[BinState]) -> pl.DataFrame:
+    bins = measured.coverage.bins
     return pl.DataFrame(
         {
-            "bin": bins,
-            "label": [row.label for row in coverage.bins],
-            "production_share": [row.production_share for row in coverage.bins],
-            "golden_cases": [row.golden_cases for row in coverage.bins],
-            "is_blind_spot": [row.is_blind_spot for row in coverage.bins],
+            "bin": [row.bin for row in bins],
+            "label": [row.label for row in bins],
+            "production_share": [row.production_share for row in bins],
+            "golden_cases": [row.golden_cases for row in bins],
+            "is_blind_spot": [row.is_blind_spot for row in bins],
             "quota": [quota.labels for quota in plan.quotas],
-            "yield_share": [history[name] for name in bins],
+            "yield_share": [state.yield_share for state in states],
             "cases_after": [quota.cases_after for quota in plan.quotas],
             "reason": [quota.reason for quota in plan.quotas],
             "gain": [quota.gain for quota in plan.quotas],
         }
     ).with_columns(
-        budget=pl.lit(budget),
-        failure_labels=pl.lit(n_failures),
         jsd_raw_before=pl.lit(plan.jsd_before, pl.Float64),
         jsd_raw_predicted=pl.lit(plan.jsd_predicted, pl.Float64),
         golden_as_of=pl.lit(measured.golden_as_of),
@@ -195,20 +296,26 @@ def _unlike_any_trace(home: Home, measured: WeekCoverage, texts: dict[str, str])
     }
 
 
-def _plan_metadata(rows: pl.DataFrame, retirable: pl.DataFrame) -> dict[str, Any]:
+def _plan_metadata(draft: Draft) -> dict[str, Any]:
+    rows, retirable = draft.rows, draft.retirable
     head = rows.row(0, named=True)
     wanted = rows.filter(pl.col("quota") > 0).sort("quota", "production_share", descending=True)
     table = [
-        f"| {row['bin']} | {_cell(row['label'])} | {row['production_share']:.1%} | {row['golden_cases']} | {row['quota']} | {row['reason']} |"
+        f"| {row['bin']} | {as_cell(row['label'])} | {row['production_share']:.1%} | {row['golden_cases']} | {row['quota']} | {row['reason']} |"
         for row in wanted.iter_rows(named=True)
     ]
     retire = [
-        f"| {_cell(row['case_id'])} | {_cell(row['label'])} | {row['reason']} |"
+        f"| {as_cell(row['case_id'])} | {as_cell(row['label'])} | {row['reason']} |"
         for row in retirable.head(30).iter_rows(named=True)
+    ]
+    curve = [
+        f"| {labels}{' (the plan)' if labels == draft.budget else ''} | {'no suite' if value is None else format(value, '.3f')} |"
+        for labels, value in curve_points(draft.curve.iter_rows(), draft.budget)
     ]
     return {
         "dagster/partition_row_count": len(rows),
         "budget": head["budget"],
+        "target raw JSD": head["target_jsd"],
         "labels for failures": head["failure_labels"],
         "raw JSD before": _rounded(head["jsd_raw_before"]),
         "raw JSD predicted": _rounded(head["jsd_raw_predicted"]),
@@ -216,15 +323,12 @@ def _plan_metadata(rows: pl.DataFrame, retirable: pl.DataFrame) -> dict[str, Any
         "quotas": dg.MetadataValue.md(
             "\n".join(["| bin | label | production | cases | labels | why |", "|---|---|---|---|---|---|", *table])
         ),
+        "curve": dg.MetadataValue.md("\n".join(["| labels | raw JSD predicted |", "|---|---|", *curve])),
         "cases to retire": len(retirable),
         "retirement": dg.MetadataValue.md("\n".join(["| case | bin | why |", "|---|---|---|", *retire]))
         if retire
         else None,
     }
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "/").replace("\n", " ")
 
 
 def _rounded(value: float | None) -> float | None:

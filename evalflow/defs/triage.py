@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import dagster as dg
 import msgspec
 import numpy as np
 import polars as pl
 
+from evalflow.adapters.charts import as_cell
 from evalflow.adapters.embedder import Embedder, vectors_of
 from evalflow.adapters.home import Home
 from evalflow.adapters.journal import locked
@@ -29,12 +30,12 @@ from evalflow.adapters.tables import (
     TRACE_SIGNALS,
     TRIAGE_QUEUE,
 )
-from evalflow.adapters.taxonomy import Taxonomy
+from evalflow.adapters.taxonomy import Taxonomy, taxonomy_in_force
 from evalflow.core.dedup import KnownInputs
+from evalflow.core.diversity import choose
 from evalflow.core.lineage import fingerprint
 from evalflow.core.sampling import random_numbers
 from evalflow.core.text import text_hash
-from evalflow.defs.coverage import measure_week
 from evalflow.defs.partitions import WEEKS, Partitions
 from evalflow.defs.plan import GROUP
 from evalflow.defs.queue import failures, queued_items
@@ -44,12 +45,16 @@ from evalflow.errors import CannotTellError
 
 BLIND_PRIORITY, QUOTA_PRIORITY = 0.9, 0.5
 """Where quotas stand: a blind spot, and the bin whose labels lower JSD most; the others lie below it."""
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 SHOWN_ITEMS = 20
 FAILURES_PER_LABEL = 10
 """So many failing traces are looked at for each label: most of the others repeat the same failure."""
 DEEPEST = 50
 """Nesting of a tool call or of metadata beyond this is no longer for people's eyes."""
+PLAN_COLUMNS = (
+    *("bin", "label", "production_share", "golden_cases", "is_blind_spot", "quota", "reason", "gain"),
+    *("failure_labels", "taxonomy_id"),
+)
 CONTEXT_COLUMNS = (
     "session_id",
     "turn_index",
@@ -95,7 +100,7 @@ def triage_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
 
 def _fill_week(home: Home, week: date) -> dict[str, Any]:
     """Add to the week's queue what its plan wants and no queue holds; returns the metadata."""
-    plan, held = home.lake.read(REFRESH_PLAN, [week]), home.lake.read(TRIAGE_QUEUE, [week])
+    plan, held = home.lake.read(REFRESH_PLAN, [week], PLAN_COLUMNS), home.lake.read(TRIAGE_QUEUE, [week])
     made_from = fingerprint("triage_queue", CODE_VERSION, week, parents(home, REFRESH_PLAN, [week]))
     if plan.is_empty():
         home.lake.write(TRIAGE_QUEUE, week, held, made_from=made_from)
@@ -128,13 +133,24 @@ class _Chosen:
     inclusion_probability: float | None
 
 
+class _Candidate(NamedTuple):
+    """A trace that may fill the quota of its bin, and the traffic that it stands for."""
+
+    trace_id: str
+    day: date
+    bin: str
+    mass: float
+    selected_by: str
+    inclusion_probability: float | None
+
+
 class _Filling:
     """Fills one week's queue from its plan: failures first, then the bins' quotas from the sample, then beyond it."""
 
     def __init__(self, home: Home, week: date, plan: pl.DataFrame, held: pl.DataFrame) -> None:
         self.home, self.week, self.plan, self.held = home, week, plan, held
-        measured = measure_week(home, week)
-        self.taxonomy: Taxonomy = measured.taxonomy
+        window = home.calendar.window(week)
+        self.taxonomy: Taxonomy = taxonomy_in_force(home, week)
         if plan["taxonomy_id"][0] != self.taxonomy.taxonomy_id:
             raise CannotTellError(
                 f"The plan of the week of {week} was made by the taxonomy {plan['taxonomy_id'][0]}, which was fitted again "
@@ -144,18 +160,15 @@ class _Filling:
         self.scrubber = Scrubber(home.settings.privacy)
         self.salt = f"{home.settings.sampling.salt}/refresh"
         # A trace that was moved or corrected since it was sampled may be gone from its day.
-        self.raw = home.lake.read(RAW_TRACES, measured.window, ["trace_id"], with_key=True)
+        self.raw = home.lake.read(RAW_TRACES, window, ["trace_id"], with_key=True)
         sample = home.lake.read(BIN_ASSIGNMENTS, [week]).filter(pl.col("side") == "production")
         present = sample.join(self.raw, left_on=["item_id", "day"], right_on=["trace_id", "day"], how="semi")
         self.n_gone = len(sample) - len(present)
-        # Ordered by -ln(u)/w: a draw without replacement in proportion to what each trace stands for.
-        number = np.maximum(random_numbers(self.salt, present["item_id"]), 1e-300)
-        self.sample = present.with_columns(order=-np.log(number) / present["weight"].to_numpy()).sort(
-            "order", "item_id"
-        )
-        texts = home.lake.read(STRATIFIED_SAMPLES, measured.window, ["trace_id", "text"])
+        order = pl.Series(random_numbers(self.salt, present["item_id"]), dtype=pl.Float64)
+        self.sample = present.with_columns(order=order).sort("order", "item_id")
+        texts = home.lake.read(STRATIFIED_SAMPLES, window, ["trace_id", "text"])
         self.sampled_text = dict(texts.iter_rows())
-        vectors = home.lake.read(EMBEDDINGS, measured.window, ["text_hash", "vector"]).unique("text_hash")
+        vectors = home.lake.read(EMBEDDINGS, window, ["text_hash", "vector"]).unique("text_hash")
         self.vectors = dict(zip(vectors["text_hash"], vectors_of(vectors["vector"]), strict=True))
         self._know_what_is_there()
         self.chosen: list[_Chosen] = []
@@ -183,10 +196,11 @@ class _Filling:
     def fill(self) -> _Filled:
         self._add_failures()
         wanted = self._open_quotas()
-        for row in self.sample.iter_rows(named=True):
-            if wanted.get(row["bin"]):
-                text, pi = self.sampled_text[row["item_id"]], row["inclusion_probability"]
-                self._offer(row["item_id"], row["day"], row["bin"], text, wanted, "sample", pi)
+        sampled = [
+            _Candidate(row["item_id"], row["day"], row["bin"], row["weight"], "sample", row["inclusion_probability"])
+            for row in self.sample.iter_rows(named=True)
+        ]
+        self._fill_quotas(sampled, self.sampled_text, wanted)
         n_scanned = self._scan_beyond(wanted) if wanted else 0
         return _Filled(self._rows(), wanted, n_scanned, self.n_gone)
 
@@ -234,28 +248,49 @@ class _Filling:
         quotas = zip(self.plan["bin"], self.plan["quota"], strict=True)
         return {bin: left for bin, quota in quotas if (left := quota - queued[bin]) > 0}
 
-    def _offer(
-        self,
-        trace_id: str,
-        day: date,
-        bin: str,
-        text: str,
-        wanted: dict[str, int],
-        selected_by: str,
-        pi: float | None,
-    ) -> None:
-        """Queue the trace for its bin's quota unless it is there already or repeats an input that is known."""
-        if trace_id in self.taken:
-            return
+    def _fill_quotas(self, candidates: list[_Candidate], texts: Mapping[str, str], wanted: dict[str, int]) -> None:
+        """Fill open quotas from the candidates of their bins, the largest bin first; what is still open stays wanted.
+
+        Traces of one text are one candidate with the mass of all, for which the first of them stands that no queue holds.
+        """
+        by_bin: dict[str, dict[str, list[_Candidate]]] = {}
+        for candidate in candidates:
+            if candidate.bin in wanted:
+                by_bin.setdefault(candidate.bin, {}).setdefault(texts[candidate.trace_id], []).append(candidate)
+        for bin in [bin for bin in self.plan["bin"] if bin in by_bin]:
+            wanted[bin] -= self._fill_quota(wanted[bin], by_bin[bin])
+            if not wanted[bin]:
+                del wanted[bin]
+
+    def _fill_quota(self, wanted: int, by_text: dict[str, list[_Candidate]]) -> int:
+        """Queue up to ``wanted`` traces that are far from known inputs and from each other; returns how many."""
+        self._embed(by_text)
+        vectors = np.stack([self._vector(text) for text in by_text])
+        alike = list(by_text.items())
+        chosen = choose(
+            vectors,
+            mass=np.array([sum(candidate.mass for candidate in group) for _, group in alike]),
+            single=np.array([max(candidate.mass for candidate in group) for _, group in alike]),
+            distance=self.known.distances(vectors),
+            rank=np.arange(len(alike)),  # candidates come in the order of their permanent random numbers
+            wanted=wanted,
+            accept=lambda i: self._queue_one_of(*alike[i]),
+        )
+        return len(chosen)
+
+    def _queue_one_of(self, text: str, alike: list[_Candidate]) -> bool:
+        """Queue the first of the traces of a text; False where each is taken or the text repeats a known input."""
+        free = [candidate for candidate in alike if candidate.trace_id not in self.taken]
+        if not free:
+            return False
+        trace_id, day, bin, _, selected_by, pi = free[0]
         vector = self._vector(text)
         if self.known.duplicate_of(text, vector):
-            return
+            return False
         self.known.add(trace_id, text, vector)
         self.taken.add(trace_id)
         self.chosen.append(_Chosen(trace_id, day, bin, "quota", self._why(bin), self._priority(bin), selected_by, pi))
-        wanted[bin] -= 1
-        if not wanted[bin]:
-            del wanted[bin]
+        return True
 
     def _scan_beyond(self, wanted: dict[str, int]) -> int:
         """Unsampled traces of the window in random order, embedded up to so many per missing one; never in an estimate."""
@@ -269,9 +304,11 @@ class _Filling:
             return 0
         self._embed(texts.values())
         bins = self._bins([texts[trace_id] for trace_id, _ in where])
-        for (trace_id, day), bin in zip(where, bins, strict=True):
-            if bin in wanted:
-                self._offer(trace_id, day, bin, texts[trace_id], wanted, "refresh_quota", None)
+        scanned_traces = [
+            _Candidate(trace_id, day, bin, 1.0, "refresh_quota", None)  # a plain draw: each stands for as much
+            for (trace_id, day), bin in zip(where, bins, strict=True)
+        ]
+        self._fill_quotas(scanned_traces, texts, wanted)
         return len(where)
 
     def _bin_of(self) -> dict[str, str]:
@@ -434,5 +471,5 @@ def _queue_metadata(rows: pl.DataFrame, filled: _Filled) -> dict[str, Any]:
 
 def _row(item: dict[str, Any]) -> str:
     """An item without its text, which is hostile and may hold markup of its own."""
-    trace_id = item["trace_id"].replace("`", "").replace("|", "/")
-    return f"| `{trace_id}` | {item['source'].replace('_', ' ')} | {item['label'].replace('|', '/')} | {item['priority']:.2f} |"
+    source = item["source"].replace("_", " ")
+    return f"| {as_cell(item['trace_id'])} | {source} | {as_cell(item['label'])} | {item['priority']:.2f} |"
