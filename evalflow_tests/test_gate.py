@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evalflow.core.gate import GateVerdict, SuiteCase, Unqualified, decide
+from evalflow.core.gate import GateVerdict, decide
+from evalflow.core.score import SuiteCase, Unqualified
 
 SHARES = {"parcels": 0.5, "refunds": 0.3, "rare": 0.2}
 BINS = ("parcels", "refunds", "rare")

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import re
 import shutil
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -277,7 +278,7 @@ def test_a_suite_that_passes_where_the_traffic_is_passes(world: Home, ask: Calla
     assert lines[0] == "pass  100.0% pass (95 % interval 91.2% to 100.0%, wanted 80.0%)"
     assert lines[1].startswith("40 cases as of 2026-06-15, 2 of them regressions: 40 passed, 0 failed,")
     assert lines[2] == "100.0% pass of the 38 scored that are not regressions"
-    assert lines[3].startswith("weighted by traffic: 100.0% pass over the ")
+    assert re.match(r"weighted by traffic: 100\.0% pass \(95 % interval \d\d\.\d% to 100\.0%\) over the \d", lines[3])
     assert lines[3].endswith("(week of 2026-06-08)")
     assert len(lines) == 4
     assert said.err == ""
@@ -311,6 +312,7 @@ def test_the_document_has_every_figure(world: Home, ask: Callable[..., Outcome])
         "sampled_pass_rate",
         "sampled_pass_rate_interval",
         "weighted_pass_rate",
+        "weighted_pass_rate_interval",
         "covered_share",
         "bounds",
         "coverage",
@@ -332,6 +334,8 @@ def test_the_document_has_every_figure(world: Home, ask: Callable[..., Outcome])
     assert document["covered_share"] > 0.85  # every topic has cases; only `novel` and noise may have none
     weighted = sum(row["production_share"] * row["pass_rate"] for row in covered) / document["covered_share"]
     assert document["weighted_pass_rate"] == pytest.approx(weighted)
+    interval = document["weighted_pass_rate_interval"]
+    assert interval["low"] < weighted < interval["high"] < 1
     # One of the tax cases fails, so its bin is below the rest.
     assert sum(row["pass_rate"] < 1 for row in covered) == 1
     assert sum(row["n_cases"] for row in document["bins"]) == 40

@@ -1,4 +1,4 @@
-"""An append-only folder of immutable JSONL files: the storage of the golden ledger and of the reviews.
+"""An append-only folder of immutable JSONL files: the storage of golden ledger, reviews and suite runs.
 
 Each file is written whole, created exclusively and named by its content; its first line is a header that signs the
 rest. Nothing is ever overwritten, and a file that was changed by hand is noticed when it is read.
@@ -9,7 +9,7 @@ import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -72,14 +72,20 @@ class Journal:
         """The files' names without ending, sorted; their content is not read."""
         return sorted(path.stem for path in self.root.glob("*.jsonl"))
 
-    def files(self) -> list[JournalFile]:
-        """Every file in the order of its name.
+    def holding(self, lines: Sequence[bytes]) -> list[str]:
+        """The names of the files that hold exactly these lines."""
+        return [name for name in self.names() if name.endswith(_digest(lines))]
+
+    def files(self, names: Collection[str] | None = None) -> list[JournalFile]:
+        """Every file, or those named, in the order of its name.
 
         Raises:
             BadInputError: a file's content no longer has the hash that its header states.
         """
         found = []
         for path in sorted(self.root.glob("*.jsonl")):
+            if names is not None and path.stem not in names:
+                continue
             head, *lines = path.read_bytes().rstrip(b"\n").split(b"\n")
             header = _header_of(head)
             is_named_so = path.stem.endswith(_digest(lines))

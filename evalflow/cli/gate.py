@@ -26,7 +26,8 @@ from evalflow.cli.terminal import (
     shortened,
     shown,
 )
-from evalflow.core.gate import Decision, GateVerdict, Unqualified
+from evalflow.core.gate import Decision, GateVerdict
+from evalflow.core.score import Unqualified
 from evalflow.errors import CannotTellError, ExitCode
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def gate(
     settings = workspace.settings.gate
     wanted = settings.min_pass_rate if min_pass_rate is None else min_pass_rate
     verdict, traffic = gate_suite(workspace, cases, read, day, wanted)
-    left_out = _left_out(workspace, read, cases)
+    left_out = left_out_of(workspace, read, cases)
     code = _EXIT_CODES[verdict.verdict]
     if read.unusable and verdict.verdict != "fail":
         code = ExitCode.BAD_INPUT
@@ -92,12 +93,12 @@ def gate(
         )
     else:
         _print(verdict, traffic, cases, day, wanted)
-        _print_left_aside(read, left_out)
+        print_left_aside(read, left_out)
     if code:
         raise typer.Exit(code)
 
 
-def _left_out(workspace: Home, read: Results, cases: Sequence[CaseVersion]) -> list[dict[str, str]]:
+def left_out_of(workspace: Home, read: Results, cases: Sequence[CaseVersion]) -> list[dict[str, str]]:
     """The results of cases that are not in the suite, and why they are not."""
     extra = sorted(set(read.outcomes) - {case.case_id for case in cases})
     newest = workspace.ledger.newest() if extra else {}
@@ -128,6 +129,7 @@ def _figures(verdict: GateVerdict, traffic: "SuiteInTraffic") -> dict[str, Any]:
         "sampled_pass_rate": verdict.sampled.rate,
         "sampled_pass_rate_interval": verdict.sampled.interval._asdict(),
         "weighted_pass_rate": verdict.weighted_pass_rate,
+        "weighted_pass_rate_interval": verdict.weighted_interval._asdict() if verdict.weighted_interval else None,
         "covered_share": verdict.covered_share,
         "bounds": verdict.bounds._asdict() if verdict.bounds else None,
         "coverage": traffic.source,
@@ -161,7 +163,7 @@ def _print(
     if verdict.n_regressions and verdict.sampled.rate is not None:
         out.print(f"{verdict.sampled.rate:.1%} pass of the {verdict.sampled.scored:,} scored that are not regressions")
     if traffic.source and verdict.bounds and verdict.covered_share is not None:
-        weighted = "none" if verdict.weighted_pass_rate is None else f"{verdict.weighted_pass_rate:.1%} pass"
+        weighted = _weighted(verdict)
         provisional = ", provisional" if traffic.source["provisional"] else ""
         is_whole = verdict.bounds.high - verdict.bounds.low < SHOWN_SHARE
         rest = f"; {verdict.bounds.low:.1%} if the rest fails, {verdict.bounds.high:.1%} if it passes"
@@ -174,6 +176,13 @@ def _print(
         out.print(f"- {shown(reason)}", soft_wrap=True)
     _print_regressions(verdict, {case.case_id: case.input for case in cases})
     _print_low_bins(verdict, traffic, min_pass_rate)
+
+
+def _weighted(verdict: GateVerdict) -> str:
+    if verdict.weighted_pass_rate is None or verdict.weighted_interval is None:
+        return "none"
+    low, high = verdict.weighted_interval
+    return f"{verdict.weighted_pass_rate:.1%} pass (95 % interval {low:.1%} to {high:.1%})"
 
 
 def _print_regressions(verdict: GateVerdict, inputs: dict[str, str]) -> None:
@@ -204,7 +213,8 @@ def _print_low_bins(verdict: GateVerdict, traffic: "SuiteInTraffic", min_pass_ra
         out.print(f"{counted(len(low) - SHOWN_BINS, 'more low bin')}: --json shows all.")
 
 
-def _print_left_aside(read: Results, left_out: list[dict[str, str]]) -> None:
+def print_left_aside(read: Results, left_out: list[dict[str, str]]) -> None:
+    """What the results hold beside the suite's cases: on stderr, with the reason."""
     if left_out:
         err.print(f"{counted(len(left_out), 'result')} left out, because the case is not in the suite:")
         for row in left_out[:SHOWN_CASES]:

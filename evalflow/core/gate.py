@@ -9,13 +9,22 @@ Cases are taken as independent. Clustering of cases by session, and the paired c
 tells smaller differences), are not part of this first form.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
-from evalflow.core.intervals import Interval, trials_to_tell, wilson
+from evalflow.core.intervals import Interval, trials_to_tell
+from evalflow.core.score import (
+    BinResult,
+    CoveredScore,
+    PassRate,
+    SuiteCase,
+    Unqualified,
+    covered_score,
+    pass_rate_of,
+    results_by_bin,
+)
 
 Decision = Literal["pass", "fail", "cannot tell"]
 NAMED_CASES = 3
@@ -25,59 +34,12 @@ MANY_CASES = 1_000_000
 
 
 @dataclass(frozen=True)
-class SuiteCase:
-    """One golden case as the gate sees it. ``bin``: where it falls in the taxonomy; None where it was not placed."""
-
-    case_id: str
-    is_regression: bool
-    bin: str | None = None
-
-
-@dataclass(frozen=True)
-class Unqualified:
-    """Why there are no production shares to qualify the score by."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class PassRate:
-    """Passed of scored cases; ``interval`` is Wilson's at 95 %. ``rate`` is None where nothing was scored."""
-
-    passed: int
-    scored: int
-    rate: float | None
-    interval: Interval
-
-
-@dataclass(frozen=True)
-class BinResult:
-    """One bin: its share of production (None without coverage), its cases, and how they did."""
-
-    bin: str
-    production_share: float | None
-    n_cases: int
-    n_scored: int
-    n_passed: int
-
-    @property
-    def pass_rate(self) -> float | None:
-        return self.n_passed / self.n_scored if self.n_scored else None
-
-    @property
-    def lost_share(self) -> float:
-        """Share of production times failing share of the bin's scored cases: what the failures stand for."""
-        return (self.production_share or 0.0) * (1 - self.n_passed / self.n_scored) if self.n_scored else 0.0
-
-
-@dataclass(frozen=True)
 class GateVerdict:
     """The decision and everything it rests on.
 
     ``reasons``: what fails first, then what holds a pass back, then remarks. ``sampled``: the cases that are not
-    regressions. ``weighted_pass_rate``: sum p_k pass_k / sum p_k over bins with a scored case, ``covered_share`` the
-    sum p_k of those, ``bounds`` the rate over all traffic if what is not covered failed or passed throughout; all
-    three None without coverage, the rate also where nothing is covered. ``bins`` by share, largest first.
+    regressions. ``weighted_pass_rate``, its ``weighted_interval``, ``covered_share`` and ``bounds`` are those of
+    ``CoveredScore``; all None without coverage, rate and interval also where nothing is covered. ``bins`` by share, largest first.
     """
 
     verdict: Decision
@@ -94,6 +56,7 @@ class GateVerdict:
     suite: PassRate
     sampled: PassRate
     weighted_pass_rate: float | None
+    weighted_interval: Interval | None
     covered_share: float | None
     bounds: Interval | None
     bins: tuple[BinResult, ...]
@@ -111,6 +74,7 @@ def decide(
     min_pass_rate: float,
     min_covered_share: float,
     n_unusable: int = 0,
+    m_eff: float | None = None,
 ) -> GateVerdict:
     """Judge the results of one candidate.
 
@@ -123,6 +87,7 @@ def decide(
             that everything else fails.
         min_covered_share: a pass needs scored cases in bins that hold at least this share of traffic.
         n_unusable: lines of the results that could not be read; any one of them holds a pass back.
+        m_eff: how many independent traces the shares rest on; None: the shares are taken as known.
 
     Returns:
         The verdict. Leaving out results never makes a pass of what is none: a pass must also hold with every case
@@ -141,7 +106,7 @@ def decide(
     failing = tuple(case_id for case_id in regressions if outcome[case_id] is False)
     unscored_regressions = tuple(case_id for case_id in regressions if case_id in is_open - missing)
     missing_regressions = tuple(case_id for case_id in regressions if case_id in missing)
-    of_suite, of_sampled = _pass_rate(outcome.values()), _pass_rate(outcome[case_id] for case_id in sampled)
+    of_suite, of_sampled = pass_rate_of(outcome.values()), pass_rate_of(outcome[case_id] for case_id in sampled)
 
     fails = []
     if failing:
@@ -156,8 +121,8 @@ def decide(
             f"surely below the wanted {min_pass_rate:.1%}."
         )
 
-    rows = _bins(suite, outcome, production_share)
-    coverage = _Covered.of(rows) if not isinstance(production_share, Unqualified) else None
+    rows = results_by_bin(suite, outcome, production_share)
+    coverage = None if isinstance(production_share, Unqualified) else covered_score(rows, m_eff)
     doubts = [
         *_doubts_of_regressions(missing_regressions, unscored_regressions),
         *_doubts_of_rate(outcome, sampled, of_suite, of_sampled, min_pass_rate),
@@ -187,60 +152,11 @@ def decide(
         suite=of_suite,
         sampled=of_sampled,
         weighted_pass_rate=coverage.rate if coverage else None,
-        covered_share=coverage.share if coverage else None,
+        weighted_interval=coverage.interval if coverage else None,
+        covered_share=coverage.covered_share if coverage else None,
         bounds=coverage.bounds if coverage else None,
         bins=rows,
     )
-
-
-@dataclass(frozen=True)
-class _Covered:
-    """The coverage-weighted score and what it stands for."""
-
-    share: float
-    rate: float | None
-    bounds: Interval
-
-    @classmethod
-    def of(cls, rows: Sequence[BinResult]) -> "_Covered":
-        scored = [row for row in rows if row.n_scored and row.production_share]
-        total = sum(row.production_share or 0.0 for row in rows)
-        share = sum(row.production_share or 0.0 for row in scored)
-        passing = sum((row.production_share or 0.0) - row.lost_share for row in scored)
-        return cls(
-            share=min(share, 1.0),
-            rate=min(passing / share, 1.0) if share > 0 else None,
-            bounds=Interval(min(passing, 1.0), min(passing + max(total - share, 0.0), 1.0)),
-        )
-
-
-def _bins(
-    suite: Sequence[SuiteCase],
-    outcome: Mapping[str, bool | None],
-    production_share: Mapping[str, float] | Unqualified,
-) -> tuple[BinResult, ...]:
-    shares = {} if isinstance(production_share, Unqualified) else production_share
-    inside: dict[str, list[bool | None]] = defaultdict(list)
-    for case in suite:
-        if case.bin is not None:
-            inside[case.bin].append(outcome[case.case_id])
-    rows = [
-        BinResult(
-            bin=name,
-            production_share=None if isinstance(production_share, Unqualified) else shares.get(name, 0.0),
-            n_cases=len(inside[name]),
-            n_scored=sum(passed is not None for passed in inside[name]),
-            n_passed=sum(passed is True for passed in inside[name]),
-        )
-        for name in sorted({*shares, *inside})
-    ]
-    return tuple(sorted(rows, key=lambda row: -(row.production_share or 0.0)))
-
-
-def _pass_rate(outcomes: Iterable[bool | None]) -> PassRate:
-    scored = [passed for passed in outcomes if passed is not None]
-    passed = sum(scored)
-    return PassRate(passed, len(scored), passed / len(scored) if scored else None, wilson(passed, len(scored)))
 
 
 def _doubts_of_regressions(missing: Sequence[str], unscored: Sequence[str]) -> list[str]:
@@ -272,8 +188,8 @@ def _doubts_of_rate(
             else "so close to the limit no number of cases tells"
         )
         return [f"{_rate_text('The pass rate', of_suite)}, which holds the wanted {wanted:.1%}: {advice}."]
-    worst = _pass_rate(passed is True for passed in outcome.values())
-    worst_sampled = _pass_rate(outcome[case_id] is True for case_id in sampled)
+    worst = pass_rate_of(passed is True for passed in outcome.values())
+    worst_sampled = pass_rate_of(outcome[case_id] is True for case_id in sampled)
     if worst.interval.low < wanted or worst_sampled.interval.high < wanted:
         n_open = worst.scored - of_suite.scored
         return [
@@ -284,13 +200,13 @@ def _doubts_of_rate(
 
 
 def _doubts_of_coverage(
-    coverage: _Covered | None, production_share: Mapping[str, float] | Unqualified, wanted: float
+    coverage: CoveredScore | None, production_share: Mapping[str, float] | Unqualified, wanted: float
 ) -> list[str]:
     if isinstance(production_share, Unqualified):
         return [f"How much of the traffic the suite stands for is not known: {production_share.reason}"]
-    if coverage is not None and coverage.share < wanted:
+    if coverage is not None and coverage.covered_share < wanted:
         return [
-            f"Bins with a scored case hold {coverage.share:.1%} of the traffic, below the wanted {wanted:.1%}: "
+            f"Bins with a scored case hold {coverage.covered_share:.1%} of the traffic, below the wanted {wanted:.1%}: "
             "score cases in the bins that have none."
         ]
     return []

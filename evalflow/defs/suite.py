@@ -14,9 +14,10 @@ from evalflow.adapters.home import Home
 from evalflow.adapters.ledger import CaseVersion
 from evalflow.adapters.results import Results
 from evalflow.adapters.tables import BIN_ASSIGNMENTS
-from evalflow.adapters.taxonomy import Taxonomy, load_taxonomy
+from evalflow.adapters.taxonomy import Taxonomy, taxonomy_in_force
 from evalflow.core.calendar import monday_of
-from evalflow.core.gate import GateVerdict, SuiteCase, Unqualified, decide
+from evalflow.core.gate import GateVerdict, decide
+from evalflow.core.score import SuiteCase, Unqualified
 from evalflow.defs.clusters import place_golden
 from evalflow.defs.coverage import measure_week
 from evalflow.errors import CannotTellError, EvalflowError
@@ -24,12 +25,16 @@ from evalflow.errors import CannotTellError, EvalflowError
 
 @dataclass(frozen=True)
 class SuiteInTraffic:
-    """What the suite stands for: shares and labels of the bins, the week that they are of, the bins of the cases."""
+    """What the suite stands for: shares and labels of the bins, the week that they are of, the bins of the cases.
+
+    ``m_eff``: how many independent traces the shares rest on.
+    """
 
     shares: dict[str, float] | Unqualified
     labels: dict[str, str]
     bins: dict[str, str]
     source: dict[str, Any] | None
+    m_eff: float | None = None
 
 
 def suite_in_traffic(home: Home, cases: Sequence[CaseVersion], day: date) -> SuiteInTraffic:
@@ -50,6 +55,7 @@ def suite_in_traffic(home: Home, cases: Sequence[CaseVersion], day: date) -> Sui
             "taxonomy_id": measured.taxonomy.taxonomy_id,
             "weighting": measured.coverage.weighting,
         },
+        measured.coverage.m_eff,
     )
 
 
@@ -65,7 +71,8 @@ def gate_suite(home: Home, cases: Sequence[CaseVersion], read: Results, day: dat
     traffic = suite_in_traffic(home, cases, day)
     suite = [SuiteCase(case.case_id, case.is_regression, traffic.bins.get(case.case_id)) for case in cases]
     covered = home.settings.gate.min_covered_share
-    return GatedSuite(decide(suite, read.outcomes, traffic.shares, min_pass_rate, covered, len(read.unusable)), traffic)
+    verdict = decide(suite, read.outcomes, traffic.shares, min_pass_rate, covered, len(read.unusable), traffic.m_eff)
+    return GatedSuite(verdict, traffic)
 
 
 def newest_measured_week(home: Home, until: date) -> date:
@@ -105,5 +112,4 @@ def bins_of_suite(home: Home, cases: Sequence[CaseVersion], until: date) -> dict
     Raises:
         EvalflowError: there is no such taxonomy, or its model is not there; the message says what to do.
     """
-    month = home.calendar.month_in_force(newest_measured_week(home, until))
-    return bins_in(home, load_taxonomy(home.lake, month), cases)
+    return bins_in(home, taxonomy_in_force(home, newest_measured_week(home, until)), cases)

@@ -24,6 +24,30 @@ headlines as (
         band,
         uncovered_share,
         novel_share,
+        jsd_low,
+        jsd_high,
+        jsd_sd,
+        jsd_traffic,
+        jsd_weighted,
+        jsd_raw_weighted,
+        floor_mean,
+        floor_p95,
+        jsd_p_value,
+        is_like_random,
+        jsd_reason,
+        cases_to_settle,
+        jsd_source,
+        jsd_source_low,
+        jsd_source_high,
+        uncovered_floor_mean,
+        uncovered_floor_p99,
+        week_novel_share,
+        week_novel_share_low,
+        week_novel_share_high,
+        novel_calibration,
+        is_novelty_risen,
+        jsd_previous,
+        n_bins_previous,
         n_bins,
         taxonomy_id,
         fitted_on,
@@ -45,7 +69,8 @@ bin_counts as (
         week,
         count(*) filter (where is_uncovered) as n_uncovered_bins,
         -- A sum, not a count: a week whose blind spots were never looked for has none to report, which is not 0.
-        cast(sum(cast(is_blind_spot as integer)) as bigint) as n_blind_spots
+        cast(sum(cast(is_blind_spot as integer)) as bigint) as n_blind_spots,
+        cast(sum(cast(is_stale as integer)) as bigint) as n_stale_bins
     from coverage
     group by week
 
@@ -95,6 +120,7 @@ final as (
         headlines.*,
         bin_counts.n_uncovered_bins,
         bin_counts.n_blind_spots,
+        bin_counts.n_stale_bins,
         graded_by_signals.pass_rate as pass_rate_signals,
         graded_by_llm.pass_rate as pass_rate_llm,
         operations.latency_p95_ms,
