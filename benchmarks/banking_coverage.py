@@ -47,8 +47,8 @@ def main() -> None:
         home = work / f"seed-{seed}"
         if not home.exists():
             shutil.copytree(base, home)
-        with (home / "evalflow.toml").open("a") as file:
-            file.write(f"[clustering]\nseed = {seed}\n")
+            with (home / "evalflow.toml").open("a") as file:
+                file.write(f"[clustering]\nseed = {seed}\n")
         _evalflow(home, {}, "run")
         failures += _report(home, seed, facts["intents"]["new_from_week_7"], truth)
     print("every condition holds" if not failures else "MISSED: " + "; ".join(failures))
@@ -68,7 +68,7 @@ def _report(home: Path, seed: int, new_intents: list[str], truth: pl.DataFrame) 
         )
     jsd = [measured.coverage.jsd_raw or 0.0 for measured in weeks]
     novel = [measured.coverage.novel_share for measured in weeks]
-    first_august = next(i for i, m in enumerate(weeks) if m.taxonomy.month.month == 8)
+    first_august = next(i for i, m in enumerate(weeks) if m.taxonomy.fitted.key.month == 8)
     seen = _intents_seen(workspace, weeks[: first_august + 1], new_intents, truth)
     held = {
         f"weeks 1 to 6 within .04 (spread {max(jsd[:6]) - min(jsd[:6]):.3f})": max(jsd[:6]) - min(jsd[:6]) <= 0.04,

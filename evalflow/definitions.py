@@ -4,9 +4,12 @@
     samples      stratified_samples: one true inclusion probability per trace    by day
     embeddings   embeddings: one pinned model for both sides                     by day
     clusters     clusters: the frozen taxonomy                                   by month
+                 taxonomy_refits: fitted early when too much is novel            by week, on demand
                  bin_assignments: traffic and suite placed by the same rule      by week
     coverage     coverage_metrics: JSD between what users do and what is tested  by week
+                 coverage_slices, session_coverage: the same in parts, in turns  by week
     grades       judge_grades -> quality_metrics: did the answers help           by day, by week
+                 suite_runs -> suite_scores: did the suite, weighted by traffic  by week
     triage       refresh_plan -> triage_queue: what people should look at        by week, on demand
     golden       reviews -> golden_set -> golden_ledger: the suite, as of any day
     marts        dbt models over the same files
@@ -30,14 +33,18 @@ from evalflow.defs.grades import GRADES, QUALITY, grade_assets
 from evalflow.defs.marts import marts_assets
 from evalflow.defs.partitions import partitions_of
 from evalflow.defs.plan import plan_assets
+from evalflow.defs.refits import REFITS, refit_assets
 from evalflow.defs.resources import resources_of
 from evalflow.defs.samples import SAMPLES, sample_assets
+from evalflow.defs.scores import SCORES, score_assets, score_specs
+from evalflow.defs.sessions import SESSIONS, session_assets
+from evalflow.defs.slices import SLICES, slice_assets
 from evalflow.defs.traffic import LATER, RAW, SIGNALS, traffic_assets
 from evalflow.defs.triage import triage_assets
 
-STATIONS = (RAW, LATER, SIGNALS, SAMPLES, VECTORS, TAXONOMY, ASSIGNMENTS, METRICS)
+STATIONS = (RAW, LATER, SIGNALS, SAMPLES, VECTORS, TAXONOMY, REFITS, ASSIGNMENTS, METRICS, SLICES, SESSIONS)
 """The partitioned stations in flow order, as `evalflow run` walks them."""
-GRADING = (GRADES, QUALITY)
+GRADING = (GRADES, QUALITY, SCORES)
 """Walked after them: off the critical path, so that a judge that does not answer holds nothing up."""
 
 
@@ -54,8 +61,13 @@ def station_definitions(home: Home) -> dg.Definitions:
                 *sample_assets(partitions),
                 *embedding_assets(partitions),
                 *cluster_assets(partitions),
+                *refit_assets(partitions),
                 *coverage_assets(partitions),
+                *slice_assets(partitions),
+                *session_assets(partitions),
                 *grade_assets(partitions),
+                *score_specs(),
+                *score_assets(partitions),
                 *plan_assets(partitions),
                 *triage_assets(partitions),
                 *golden_specs(partitions),

@@ -36,6 +36,12 @@ class CannotTellError(EvalflowError):
     exit_code = ExitCode.CANNOT_TELL
 
 
+class EarlierVersionError(EvalflowError):
+    """What is asked for was computed by an earlier version of evalflow, which did not have it."""
+
+    exit_code = ExitCode.CANNOT_TELL
+
+
 class BadInputError(EvalflowError):
     """A file or a row cannot be used."""
 

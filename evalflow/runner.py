@@ -20,14 +20,18 @@ from evalflow import __version__
 from evalflow.adapters.home import Home
 from evalflow.adapters.ledger import CaseVersion, Recorded
 from evalflow.adapters.native import find_files, read_lines
+from evalflow.adapters.results import Results
+from evalflow.adapters.suite_runs import RunAdded
 from evalflow.adapters.tables import TRIAGE_QUEUE
 from evalflow.core.lineage import fingerprint
 from evalflow.core.records import GoldenCase, Review, Unusable, parse_golden_case, parse_review
 from evalflow.definitions import GRADING, STATIONS, definitions_of, station_definitions
-from evalflow.defs.automation import MARTS, range_tags
+from evalflow.defs.automation import MARTS, REASON, range_tags
 from evalflow.defs.golden import report_recorded, report_reviews
 from evalflow.defs.partitions import partitions_of
 from evalflow.defs.queue import Item, queued_items
+from evalflow.defs.refits import REFITS, asking_for
+from evalflow.defs.scores import report_suite_run
 from evalflow.defs.station import Station, parents
 from evalflow.errors import EvalflowError, ExitCode
 
@@ -199,14 +203,37 @@ def import_reviews(home: Home, instance: dg.DagsterInstance, path: str) -> Revie
     return ReviewsImport(done.added, done.unchanged, n_unanswered, unusable, items)
 
 
+def import_suite_run(
+    home: Home, instance: dg.DagsterInstance, read: Results, ran_on: date, name: str | None, path: str
+) -> RunAdded:
+    """Append one run of the suite to the runs and report it to Dagster; one that is there already adds nothing."""
+    added = home.suite_runs.add(read.outcomes, ran_on, name, path, home.now())
+    if added.is_new:
+        report_suite_run(instance, len(read.outcomes))
+    home.publish()
+    return added
+
+
 def refresh(
-    home: Home, instance: dg.DagsterInstance, week: date, budget: int | None, tags: dict[str, str] | None = None
+    home: Home,
+    instance: dg.DagsterInstance,
+    week: date,
+    budget: int | None,
+    target_jsd: float | None = None,
+    tags: dict[str, str] | None = None,
 ) -> None:
     """Plan the week's refresh and fill its queue: the run that the sensor and the quarterly schedule start too."""
-    config = {"refresh_plan": {"budget": budget}} if budget else None
+    asked = {"budget": budget, "target_jsd": target_jsd}
+    config = {"refresh_plan": {name: value for name, value in asked.items() if value is not None}}
     _execute(
         home, instance, "refresh_plan", "triage_queue", tags={**range_tags(week, week), **(tags or {})}, config=config
     )
+
+
+def refit(home: Home, instance: dg.DagsterInstance, week: date, reason: str) -> None:
+    """Fit the taxonomy again, in force from the week on: the run that the sensor starts too."""
+    tags = {**range_tags(week, week), REASON: reason}
+    _execute(home, instance, REFITS.name, tags=tags, config={REFITS.name: asking_for(week)})
 
 
 def promote(home: Home, instance: dg.DagsterInstance, effective_on: str | None) -> dict[str, Any]:
@@ -233,7 +260,9 @@ def walk(
     ``on_range(name, first, last, done, total)`` is called before each range of partitions and once at a station's end.
     """
     walked = Walked()
-    for station in stations:
+    waiting = list(stations)
+    while waiting:
+        station = waiting.pop(0)
         keys = station.keys(home.calendar)
         done = total = 0
         tried: list[tuple[date, date]] = []
@@ -257,7 +286,11 @@ def walk(
                 ]
                 done += _span(keys, first, last)
         on_range(station.name, since, until, done, total)
-        walked.computed[station.name] = done
+        walked.computed[station.name] = walked.computed.get(station.name, 0) + done
+        if done and station.is_on_demand:
+            # What was made on demand is read by the station before it: a refit by the next month's fit.
+            at = stations.index(station)
+            waiting = [*stations[max(at - 1, 0) : at + 1], *waiting]
     return walked
 
 

@@ -67,7 +67,16 @@ class Sampling(_Section):
         default=0.6, gt=0, le=1, description="Part of the target for whole sessions drawn uniformly."
     )
     strata_share: float = Field(
-        default=0.15, ge=0, le=1, description="Part spread evenly over the slices, so that a small slice is seen."
+        default=0.15,
+        ge=0,
+        le=1,
+        description="Part spread over the slices: a floor for each, the rest where it lowers the error of a rate most.",
+    )
+    strata_floor: float = Field(
+        default=5.0,
+        ge=0,
+        description="Expected traces a day for each slice, or all it has: 140 in four weeks tell a failure rate of .10 to "
+        "within .05. Where `strata_share` does not reach for that, the slices get equal parts.",
     )
     signal_share: float = Field(
         default=0.15, ge=0, le=1, description="Part for traces with a negative signal: where failures are."
@@ -85,6 +94,12 @@ class Sampling(_Section):
         default="evalflow",
         min_length=1,
         description="Salt of the permanent random numbers: the same salt draws the same traces.",
+    )
+    max_weight_ratio: float = Field(
+        default=10.0,
+        ge=1,
+        description="A trace weighs at most ten times its day's mean weight, so that of 300 none is over a thirtieth of "
+        "its day. What the cap cuts is reported; the default shares stay below 2.",
     )
 
 
@@ -159,6 +174,11 @@ class Clustering(_Section):
 
 class Coverage(_Section):
     jsd_threshold: float = Field(default=0.25, gt=0, le=1, description="JSD above this starts a refresh.")
+    stale_days: int = Field(
+        default=90,
+        gt=0,
+        description="Cases older than a quarter, the rhythm of refreshes, are stale where their traffic grows.",
+    )
     max_day_mass_sigmas: float = Field(
         default=3.0, gt=0, description="A day's mass is capped this many robust sigmas above its class median."
     )
@@ -197,6 +217,9 @@ class Judge(_Section):
 class Refresh(_Section):
     budget: int = Field(
         default=100, gt=0, description="Labels in a refresh that nobody sized: an afternoon for two reviewers."
+    )
+    max_budget: int = Field(
+        default=1000, gt=0, description="A target that takes more labels than this is out of reach: ten such afternoons."
     )
     failure_share: float = Field(
         default=0.15,

@@ -134,8 +134,9 @@ def publish(home: Home, week: date, jsd: float | None, *, blind: bool = False, p
         {"bin": "c01", "label": "refunds", "production_share": 0.9, "golden_cases": 9, "is_blind_spot": False},
         {"bin": "c02", "label": "cards", "production_share": 0.1, "golden_cases": 0, "is_blind_spot": blind},
     ]
-    headline = {"jsd": jsd, "is_provisional": provisional}
-    frame = pl.DataFrame([row | headline for row in rows], schema_overrides={"jsd": pl.Float64})
+    headline = {"jsd": jsd, "jsd_reason": "drift" if (jsd or 0) > 0.25 else None, "is_provisional": provisional}
+    types = {"jsd": pl.Float64, "jsd_reason": pl.String}
+    frame = pl.DataFrame([row | headline for row in rows], schema_overrides=types)
     missing = {name: pl.lit(None) for name in COVERAGE_METRICS.schema if name not in frame.columns}
     home.lake.write(COVERAGE_METRICS, week, frame.with_columns(**missing))
 
@@ -165,8 +166,9 @@ def test_a_breach_fires_once_while_it_lasts(measured: Home) -> None:
     first = breach(measured, None)
     (request,) = fired(first)
     assert (request.run_key, request.partition_key) == (f"refresh:{week}", str(week))
-    assert request.tags[REASON] == "JSD 0.310 is above 0.25; blind spot cards: 10.0% of traffic, 0 cases"
-    assert (request.tags["evalflow/jsd"], request.tags["evalflow/blind_spots"]) == ("0.310", "1")
+    assert request.tags[REASON] == "JSD 0.310 is above 0.25 (drift); blind spot cards: 10.0% of traffic, 0 cases"
+    said = ("evalflow/jsd", "evalflow/jsd_reason", "evalflow/blind_spots")
+    assert tuple(request.tags[name] for name in said) == ("0.310", "drift", "1")
     publish(measured, week, 0.33)
     again = breach(measured, first.cursor)
     assert fired(again) == []

@@ -17,7 +17,7 @@ from evalflow.core.calendar import (
     previous_month,
     sunday_of,
 )
-from evalflow.defs.partitions import BEFORE, FORCE, PREVIOUS, WEEKS, later_days, partitions_of
+from evalflow.defs.partitions import BEFORE, FORCE, PREVIOUS, SPAN, WEEKS, later_days, partitions_of
 
 any_day = st.dates(
     date(2015, 12, 20), date(2024, 3, 10)
@@ -95,6 +95,19 @@ def test_a_week_reads_the_months_it_touches_and_the_one_in_force_is_among_them(
     touched = {first_of_month(day) for day in days_between(week, sunday_of(week))} & set(calendar.months())
     assert read == keys(sorted(touched))
     assert calendar.month_in_force(week).isoformat() in read
+
+
+@given(calendars, st.data())
+@hypothesis_settings(max_examples=60)
+def test_a_score_reads_its_week_and_the_four_before_it(
+    world: tuple[TrafficCalendar, datetime], data: st.DataObject
+) -> None:
+    calendar, clock = world
+    of = partitions_of(calendar)
+    week = data.draw(st.sampled_from(calendar.weeks()))
+    span = [key for key in calendar.weeks() if week - timedelta(weeks=4) <= key <= week]
+    assert upstream(SPAN, week, of.weekly, of.weekly, clock) == keys(span)
+    assert not set(calendar.window(week)) & set(calendar.window(week - timedelta(weeks=4))), "windows share no day"
 
 
 @given(calendars, st.data())

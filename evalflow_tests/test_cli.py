@@ -185,10 +185,14 @@ def test_run_computes_what_has_changed_and_says_how_much(story: Story) -> None:
     assert said.document["computed"] == {
         **daily,
         "clusters": 0,
+        "taxonomy_refits": 0,
         "bin_assignments": 1,
         "coverage_metrics": 1,
+        "coverage_slices": 1,
+        "session_coverage": 1,
         "judge_grades": 0,
         "quality_metrics": 1,
+        "suite_scores": 1,
     }
     assert said.document["coverage"] == story.said["coverage as JSON"].document
 

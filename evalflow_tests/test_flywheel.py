@@ -182,6 +182,7 @@ def test_a_promoted_case_says_where_it_comes_from(home: Home, tmp_path: Path) ->
         assert case.provenance.reviewer_kind == "human"
         assert case.provenance.queued_for == row["source"]
         assert case.is_regression == (case.provenance.verdict == "real_failure")
+        assert case.tags == {"locale": row["locale"], "user_tier": "free"}, "the slice that the trace belongs to"
         parts = case.weight_parts
         assert case.weight == pytest.approx(parts.novelty.value * parts.severity.value * parts.difficulty.value)
         assert case.expected_output == ("a better answer" if case.is_regression else row["output"])
@@ -201,6 +202,64 @@ def test_a_refresh_and_a_promotion_may_be_repeated(home: Home, tmp_path: Path) -
     assert (again["promoted"], again["merged"]) == (0, 0)
     assert home.ledger.entries() == entries
     assert refreshed(home, BUDGET + 10).equals(more), "promotions count from the next week, so the week's plan stays"
+
+
+def files_of(path: Path) -> dict[str, tuple[int, int]]:
+    return {str(file): (file.stat().st_mtime_ns, file.stat().st_size) for file in path.rglob("*") if file.is_file()}
+
+
+def test_a_dry_run_shows_plan_and_curve_and_writes_nothing(drifted: Path) -> None:
+    before = files_of(drifted)
+    document = evalflow("refresh", "--dry-run", "--budget", "40", "--json", home=drifted).document
+    said = evalflow("refresh", "--dry-run", "--target-jsd", "0.1", home=drifted)
+    assert said.code == ExitCode.OK, said.err
+    assert "Nothing was written" in said.out
+    assert files_of(drifted) == before
+    assert document["queue"] is None
+    assert document["target_jsd"] is None
+    assert sum(row["quota"] for row in document["quotas"]) + document["failure_labels"] == document["budget"] == 40
+    assert [point["labels"] for point in document["curve"]] == list(range(1001))
+    assert document["curve"][0]["jsd_raw_predicted"] == pytest.approx(document["jsd_raw_before"])
+    assert document["curve"][40]["jsd_raw_predicted"] == pytest.approx(document["jsd_raw_predicted"])
+
+
+def test_a_target_that_needs_no_label_or_more_than_there_may_be_says_so_and_starts_nothing(
+    drifted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVALFLOW_REFRESH__MAX_BUDGET", "5")
+    before = files_of(drifted)
+    met = evalflow("refresh", "--target-jsd", "0.9", home=drifted)
+    assert met.code == ExitCode.OK
+    assert "not above the target of 0.9: it takes no label." in met.out
+    document = evalflow("refresh", "--target-jsd", "0.9", "--json", home=drifted).document
+    assert (document["budget"], document["quotas"], len(document["curve"])) == (0, [], 6)
+    beyond = evalflow("refresh", "--target-jsd", "0.1", home=drifted)
+    assert beyond.code == ExitCode.CANNOT_TELL
+    assert "The target of 0.1 is out of reach: of up to 5 labels (refresh.max_budget) 5 bring raw" in beyond.err
+    both = evalflow("refresh", "--target-jsd", "0.1", "--budget", "40", home=drifted)
+    assert both.code == ExitCode.USAGE
+    assert "A budget of 40 labels and a target of 0.1 exclude each other" in both.err
+    assert files_of(drifted) == before
+
+
+def test_a_target_asks_for_the_fewest_labels_that_reach_it_and_they_do(home: Home, tmp_path: Path) -> None:
+    """Predicted before, and measured after promotion; the plan holds nothing that the target does not take."""
+    plan = evalflow("refresh", "--target-jsd", "0.1", "--json", home=home.path).document
+    curve = [point["jsd_raw_predicted"] for point in plan["curve"]]
+    needed = plan["budget"]
+    assert 0 < needed < BUDGET
+    assert curve[needed] <= 0.1 < min(curve[:needed])
+    assert curve[needed] == pytest.approx(plan["jsd_raw_predicted"])
+    assert plan["failure_labels"] == 0
+    assert not any("kept fresh" in row["reason"] for row in plan["quotas"])
+    assert plan["queue"]["by_source"] == {"quota": needed}
+    again = evalflow("refresh", "--target-jsd", "0.1", "--json", home=home.path).document
+    assert again == plan, "a second refresh adds nothing"
+    evalflow("triage", "import", str(Reviewer().answer(home, tmp_path / "answers.jsonl")), home=home.path)
+    done = evalflow("promote", "--json", home=home.path).document
+    assert done["jsd_raw"]["predicted"] == pytest.approx(plan["jsd_raw_predicted"])
+    assert done["promoted"] == needed
+    assert done["jsd_raw"]["actual"] == pytest.approx(plan["jsd_raw_predicted"], abs=1e-9)
 
 
 def test_two_weeks_never_ask_for_the_same_label(home: Home) -> None:

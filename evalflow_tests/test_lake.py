@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 
 from evalflow.adapters.lake import STALE_TEMPORARY_S, Lake, lake_at
-from evalflow.adapters.tables import BORN, EMBEDDINGS, FEEDBACK, TABLES
-from evalflow.errors import CannotTellError, ExitCode, UsageError
+from evalflow.adapters.tables import BORN, EMBEDDINGS, FEEDBACK, RAW_TRACES, TABLES
+from evalflow.errors import CannotTellError, EarlierVersionError, ExitCode, UsageError
 
 MONDAY = date(2026, 6, 1)
 TUESDAY = date(2026, 6, 2)
@@ -219,3 +219,17 @@ def test_the_zero_row_partition_is_no_key_and_survives_being_asked_for(lake: Lak
     for day in days:
         lake.write(FEEDBACK, day, events(0))
     assert lake.keys(FEEDBACK) == [str(day) for day in sorted(days)]
+
+
+def test_a_partition_of_an_earlier_version_is_named_and_its_table_gets_the_new_columns(tmp_path: Path) -> None:
+    """A file without a column of today is an error of one sentence; the zero-row partition is simply written again."""
+    lake = Lake(str(tmp_path))
+    lake.create_tables()
+    born = Path(lake.path(RAW_TRACES, "0001-01-01"))
+    for path in (born, Path(lake.path(RAW_TRACES, date(2026, 6, 1)))):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pl.DataFrame({"trace_id": ["t1"]}).head(0 if path == born else 1).write_parquet(path)
+    with pytest.raises(EarlierVersionError, match="raw_traces of the day 2026-06-01 was made by an earlier version"):
+        lake.read(RAW_TRACES, [date(2026, 6, 1)])
+    lake.create_tables()
+    assert list(pl.read_parquet_schema(born)) == list(RAW_TRACES.schema)

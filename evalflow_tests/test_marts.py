@@ -20,14 +20,18 @@ from evalflow.adapters.tables import (
     GOLDEN_LEDGER,
     QUALITY_METRICS,
     REVIEWS,
+    SUITE_SCORES,
     TABLES,
     TRIAGE_QUEUE,
     Table,
 )
+from evalflow.core.alarms import Reason
 from evalflow.core.coverage import Band
 from evalflow.core.grading import LLM_GRADER, SIGNALS_GRADER
+from evalflow.core.labels import LabelSource
 from evalflow.core.records import GoldenCase, Origin, Verdict
 from evalflow.core.reviewing import Source
+from evalflow.core.score import Finding, Trend
 from evalflow.core.weighting import Weighting
 from evalflow.definitions import definitions_of
 from evalflow.defs.marts import LAKE_VARIABLE, manifest_of, project_folder
@@ -37,7 +41,7 @@ from evalflow.runner import RunFailedError, instance_of, marts_are_stale, run_ma
 AUGUST, SEPTEMBER = date(2026, 8, 1), date(2026, 9, 1)
 FIRST, SECOND, THIRD = date(2026, 8, 24), date(2026, 8, 31), date(2026, 9, 7)  # Mondays
 FIRST_SUNDAY, SECOND_SUNDAY = date(2026, 8, 30), date(2026, 9, 6)
-MARTS = ["dim_clusters", "fct_coverage_weekly", "fct_golden_composition", "fct_triage_latency"]
+MARTS = ["dim_clusters", "fct_coverage_weekly", "fct_golden_composition", "fct_score_weekly", "fct_triage_latency"]
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +202,24 @@ def test_figures_of_a_week_that_disagree_fail_its_key(home: Home) -> None:
     _write(home, QUALITY_METRICS, SECOND, costs)
     with pytest.raises(RunFailedError, match=r"unique_fct_coverage_weekly_week \(Got 2 results"):
         _build(home)
+
+
+def test_the_score_stands_beside_what_it_covers_and_new_runs_are_marked(home: Home) -> None:
+    """A week before any run keeps its nulls, and of the others the first cannot say whether its run is new."""
+    whole = {"n_cases": 40, "n_unscored": 0, "n_missing": 0, "n_changed": 0, "n_paired": 0, "is_provisional": False}
+    said = {"diagnosis": "cannot_tell", "diagnosis_text": "Cannot tell.", "weighting": "traffic"}
+    scored = {"weighted_pass_rate": 0.9, "covered_share": 0.8, "bound_low": 0.72, "bound_high": 0.92}
+    runs = (None, "run-1", "run-1", "run-2")
+    for number, run_id in enumerate(runs):
+        week = FIRST + timedelta(weeks=number)
+        dated = {"as_of": week + timedelta(days=6), "compared_week": week - timedelta(weeks=4), "run_id": run_id}
+        _write(home, SUITE_SCORES, week, [{**whole, **said, **dated, **(scored if run_id else {})}])
+    _build(home)
+    weekly = _mart(home, "fct_score_weekly")
+    assert weekly["run_id"].to_list() == list(runs)
+    assert weekly["is_new_run"].to_list() == [None, None, False, True]
+    assert weekly["weighted_pass_rate"].to_list() == [None, 0.9, 0.9, 0.9]
+    assert weekly["covered_share"].to_list() == [None, 0.8, 0.8, 0.8]
 
 
 def test_composition_is_the_suite_of_the_week_by_bin_origin_and_kind(home: Home) -> None:
@@ -379,15 +401,15 @@ def test_an_unknown_verdict_fails_its_check(home: Home) -> None:
 
 
 def test_a_repeated_key_fails_its_check_and_the_run(home: Home) -> None:
-    """A cluster that stands twice in its month, and a week whose headlines disagree."""
+    """A cluster that stands twice in its taxonomy, and a week whose headlines disagree."""
     _write_clusters(home, AUGUST, ["c000", "c000"], "2026-08-aaaa")
     rows = [{**_headline(FIRST, jsd=jsd), "bin": "c000", "is_uncovered": False} for jsd in (0.1, 0.2)]
     home.lake.write(COVERAGE_METRICS, FIRST, _frame(COVERAGE_METRICS, rows))
     with instance_of(home) as instance:
-        with pytest.raises(RunFailedError, match=r"dbt failed at unique_combination_dim_clusters.*; unique_fct"):
+        with pytest.raises(RunFailedError, match=r"dbt failed at (?=.*unique_combination_dim_clusters)(?=.*unique_fct)"):
             run_marts(home, instance)
         assert _failed_checks(instance) == {
-            "unique_combination_dim_clusters_month__cluster_id",
+            "unique_combination_dim_clusters_taxonomy_id__cluster_id",
             "unique_fct_coverage_weekly_week",
         }
 
@@ -408,9 +430,10 @@ def test_one_mart_can_be_built_alone(home: Home) -> None:
 def test_the_marts_join_the_asset_graph(home: Home) -> None:
     graph = definitions_of(home).resolve_asset_graph()
     sources = {
-        "dim_clusters": {"clusters"},
+        "dim_clusters": {"clusters", "taxonomy_refits"},
         "fct_coverage_weekly": {"coverage_metrics", "quality_metrics"},
         "fct_golden_composition": {"bin_assignments", "coverage_metrics", "golden_ledger"},
+        "fct_score_weekly": {"suite_scores"},
         "fct_triage_latency": {"triage_queue", "reviews", "golden_ledger"},
     }
     for mart in MARTS:
@@ -443,9 +466,16 @@ def test_accepted_values_repeat_the_closed_sets() -> None:
     }
     assert listed.pop(("fct_triage_latency", "status")) == ["open", "answered", "promoted", "merged"]
     assert listed == {
+        ("dim_clusters", "label_source"): list(get_args(LabelSource)),
         ("fct_coverage_weekly", "band"): list(get_args(Band)),
+        ("fct_coverage_weekly", "jsd_reason"): list(get_args(Reason)),
         ("fct_coverage_weekly", "weighting"): list(get_args(Weighting)),
         ("fct_golden_composition", "origin"): list(get_args(Origin)),
+        ("fct_score_weekly", "weighting"): list(get_args(Weighting)),
+        ("fct_score_weekly", "jsd_trend"): list(get_args(Trend)),
+        ("fct_score_weekly", "score_trend"): list(get_args(Trend)),
+        ("fct_score_weekly", "production_trend"): list(get_args(Trend)),
+        ("fct_score_weekly", "diagnosis"): list(get_args(Finding)),
         ("fct_triage_latency", "source"): list(get_args(Source)),
         ("fct_triage_latency", "verdicts"): list(get_args(Verdict)),
     }

@@ -143,8 +143,11 @@ def test_late_traces_recompute_what_depends_on_them_and_nothing_else(world: Home
         "stratified_samples": 1,
         "embeddings": 1,
         "clusters": 0,
+        "taxonomy_refits": 0,
         "bin_assignments": 1,
         "coverage_metrics": 1,
+        "coverage_slices": 1,
+        "session_coverage": 1,
     }
 
 

@@ -97,6 +97,7 @@ def test_the_graph_flows_from_files_to_marts(ui: str) -> None:
         "trace_files",
         *DAILY,
         "clusters",
+        "taxonomy_refits",
         "bin_assignments",
         "coverage_metrics",
         "golden_ledger",
@@ -105,7 +106,13 @@ def test_the_graph_flows_from_files_to_marts(ui: str) -> None:
     } <= set(nodes)
     assert all(node["owners"] and node["kinds"] and node["description"] for node in nodes.values())
     upstream = {name: {"/".join(key["path"]) for key in node["dependencyKeys"]} for name, node in nodes.items()}
-    assert upstream["bin_assignments"] == {"stratified_samples", "embeddings", "clusters", "golden_ledger"}
+    assert upstream["bin_assignments"] == {
+        "stratified_samples",
+        "embeddings",
+        "clusters",
+        "taxonomy_refits",
+        "golden_ledger",
+    }
     assert upstream["coverage_metrics"] == {"bin_assignments"}
     assert "coverage_metrics" in upstream["fct_coverage_weekly"]
 

@@ -17,6 +17,7 @@ import tomlkit
 from evalflow.adapters.lake import Lake, lake_at
 from evalflow.adapters.ledger import Ledger
 from evalflow.adapters.reviews import Reviews
+from evalflow.adapters.suite_runs import SuiteRuns
 from evalflow.core.calendar import TrafficCalendar
 from evalflow.errors import UsageError
 from evalflow.settings import HOME_VARIABLE, SETTINGS_FILE, Settings, load_settings
@@ -53,6 +54,10 @@ class Home:
     def reviews(self) -> Reviews:
         return Reviews(self.path / "reviews")
 
+    @cached_property
+    def suite_runs(self) -> SuiteRuns:
+        return SuiteRuns(self.path / "suite_runs")
+
     @property
     def cache(self) -> Path:
         return self.path / "cache"
@@ -87,9 +92,10 @@ class Home:
         return self
 
     def publish(self) -> None:
-        """Let SQL see what the ledger and the reviews hold: their tables in the lake are brought up to date."""
+        """Let SQL see what ledger, reviews and suite runs hold: their tables in the lake are brought up to date."""
         self.ledger.publish(self.lake)
         self.reviews.publish(self.lake)
+        self.suite_runs.publish(self.lake)
 
     @contextmanager
     def attach(self, connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:

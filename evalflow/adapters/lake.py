@@ -21,11 +21,11 @@ import fsspec
 import polars as pl
 
 from evalflow.adapters.tables import BORN, TABLES, Table
-from evalflow.errors import CannotTellError, UsageError
+from evalflow.errors import CannotTellError, EarlierVersionError, UsageError
 
 MADE_FROM, CONTENT = "evalflow_made_from", "evalflow_content"
 """Keys of a file's own metadata: what it was made from, and the hash of its rows."""
-PART = "part"
+PART, SUFFIX = "part", ".parquet"
 STALE_TEMPORARY_S = 24 * 3600
 
 Key = date | str
@@ -43,11 +43,20 @@ class Lake:
     # -- writing -------------------------------------------------------------------------------------------
 
     def create_tables(self) -> None:
-        """Give every table its zero-row partition, so that globs never come up empty; safe to repeat."""
+        """Give every table its zero-row partition, so that globs never come up empty; safe to repeat.
+
+        One that an earlier version left is written again when the table has got other columns since.
+        """
         for table in TABLES.values():
-            if not self.fs.exists(self.path(table, BORN[table.unit])):
+            if self._columns(self.path(table, BORN[table.unit])) != list(table.schema):
                 self.write(table, BORN[table.unit], pl.DataFrame(schema=table.schema))
         self._sweep_temporaries()
+
+    def _columns(self, path: str) -> list[str]:
+        if not self.fs.exists(path):
+            return []
+        with self.fs.open(path, "rb") as file:
+            return list(pl.read_parquet_schema(file))
 
     def write(
         self, table: Table, key: Key, frame: pl.DataFrame, *, made_from: str | None = None, name: str = PART
@@ -70,11 +79,11 @@ class Lake:
         # The temporary name must not end in .parquet, or a crash would leave a broken file inside every glob.
         temporary = Path(self.root) / ".tmp" / secrets.token_hex(8)
         temporary.parent.mkdir(parents=True, exist_ok=True)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         temporary.replace(path)
 
     def _sweep_temporaries(self) -> None:
@@ -93,6 +102,9 @@ class Lake:
         """The rows of the given partitions, in the order of ``keys``; partitions that do not exist give none.
 
         ``with_key`` adds the partition as a column named after its unit.
+
+        Raises:
+            EarlierVersionError: a partition lacks a column, because an earlier version made it.
         """
         wanted = list(columns) if columns is not None else list(table.schema)
         frames = []
@@ -101,7 +113,12 @@ class Lake:
             if not self.fs.exists(path):
                 continue
             with self.fs.open(path, "rb") as file:
-                frame = pl.read_parquet(file, columns=wanted)
+                try:
+                    frame = pl.read_parquet(file, columns=wanted)
+                except pl.exceptions.ColumnNotFoundError as error:
+                    raise EarlierVersionError(
+                        f"{table.name} of the {table.unit} {key} was made by an earlier version; `evalflow run` makes it again."
+                    ) from error
             frames.append(frame.with_columns(pl.lit(key).alias(table.unit)) if with_key else frame)
         if frames:
             return pl.concat(frames)
@@ -139,13 +156,17 @@ class Lake:
             return pl.read_parquet_metadata(file).get(name, "")
 
     def keys(self, table: Table) -> list[str]:
-        """The partition keys that exist, sorted, without the zero-row one."""
-        pattern = f"{glob.escape(self.root)}/{table.name}/{table.unit}=*"
-        found = (str(path).rsplit("=", 1)[1] for path in self.fs.glob(pattern))
-        return sorted(key for key in found if key != BORN[table.unit])
+        """The partition keys that hold a file, sorted, without the zero-row one; a folder alone is what a kill left."""
+        folder, prefix = f"{self.root}/{table.name}", f"{table.unit}="
+        if self.is_local:
+            found = set(_folders_with_files(folder, prefix))
+        else:
+            paths = self.fs.glob(f"{glob.escape(folder)}/{prefix}*/*{SUFFIX}")
+            found = {str(path).rsplit("/", 2)[1] for path in paths}
+        return sorted(key for key in (name.removeprefix(prefix) for name in found) if key != BORN[table.unit])
 
     def path(self, table: Table, key: Key, name: str = PART) -> str:
-        return f"{self.root}/{table.name}/{table.unit}={key}/{name}.parquet"
+        return f"{self.root}/{table.name}/{table.unit}={key}/{name}{SUFFIX}"
 
     def glob(self, table: Table) -> str:
         """A pattern for DuckDB that matches every file of the table."""
@@ -164,6 +185,22 @@ class Lake:
                 f"select * from read_parquet('{pattern}', hive_partitioning = true, union_by_name = true)"
             )
         yield connection
+
+
+def _folders_with_files(folder: str, prefix: str) -> Iterator[str]:
+    """Names of a local folder's own folders that hold a Parquet file."""
+    if not Path(folder).is_dir():
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(prefix) and _holds_a_file(entry.path):
+                yield entry.name
+
+
+def _holds_a_file(folder: str) -> bool:
+    usual = f"{folder}/{PART}{SUFFIX}"
+    # Keys are asked for every partition of a walk, and a Path for each of a thousand folders costs more than the look.
+    return os.path.exists(usual) or any(Path(folder).glob(f"*{SUFFIX}"))  # noqa: PTH110
 
 
 def _parquet(frame: pl.DataFrame, metadata: dict[str, str]) -> bytes:

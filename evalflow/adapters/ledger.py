@@ -28,6 +28,7 @@ class CaseVersion(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=False
 
     ``is_regression``: frozen from a confirmed failure; the gate lets none of these fail. ``merged_trace_ids``: later
     production traces that asked the same and were merged into the case, as evidence of how much it matters.
+    ``is_random_draw``: drawn from traffic at random, so that the suite says something of what it was drawn from.
     """
 
     case_id: str
@@ -44,6 +45,7 @@ class CaseVersion(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=False
     weight_parts: WeightParts | None = None
     provenance: Provenance | None = None
     merged_trace_ids: list[str] = []
+    is_random_draw: bool = False
     retired_on: str | None = None
     retired_because: str | None = None
 
@@ -58,6 +60,7 @@ class CaseVersion(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=False
             self.tags,
             self.metadata,
             self.is_regression,
+            self.is_random_draw,
         )
 
     @property
@@ -168,7 +171,12 @@ class Ledger:
         ]
 
     def fingerprint_as_of(self, day: date) -> str:
-        return fingerprint([(v.case_id, v.version, v.input, v.weight, v.effective_on) for v in self.as_of(day)])
+        return fingerprint(
+            [
+                (v.case_id, v.version, v.input, v.weight, v.effective_on, v.origin, v.is_random_draw)
+                for v in self.as_of(day)
+            ]
+        )
 
     def newest(self) -> dict[str, CaseVersion]:
         """The newest version of every case ever recorded, retired ones too, by case_id."""
@@ -206,6 +214,7 @@ def _imported(case: GoldenCase, old: CaseVersion | None, today: str) -> CaseVers
         weight_parts=old.weight_parts if old else case.weight_parts,
         provenance=old.provenance if old else case.provenance,
         merged_trace_ids=old.merged_trace_ids if old else case.merged_trace_ids,
+        is_random_draw=bool(case.is_random_draw),
     )
 
 

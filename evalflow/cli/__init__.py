@@ -10,7 +10,7 @@ import warnings
 
 import typer
 
-from evalflow.cli import flywheel, gate, golden, pipeline
+from evalflow.cli import flywheel, gate, golden, pipeline, refit, score
 from evalflow.cli.terminal import err, print_json, shown
 from evalflow.errors import EvalflowError, ExitCode
 
@@ -25,8 +25,10 @@ INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
 app.add_typer(pipeline.app)
 app.add_typer(flywheel.app)
+app.add_typer(refit.app)
 app.add_typer(golden.app, name="golden")
 app.add_typer(gate.app)
+app.add_typer(score.app, name="score")
 
 
 def main() -> None:

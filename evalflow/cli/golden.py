@@ -199,6 +199,7 @@ def _export_document(case: CaseVersion, bin_: str | None) -> dict[str, Any]:
         "weight_parts": msgspec.to_builtins(case.weight_parts),
         "provenance": msgspec.to_builtins(case.provenance),
         "merged_trace_ids": case.merged_trace_ids,
+        "is_random_draw": case.is_random_draw,
     }
 
 

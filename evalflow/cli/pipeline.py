@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from evalflow.adapters.home import Home, open_home
@@ -173,7 +174,7 @@ def status(home: HomeOption = None, as_json: AsJson = False) -> None:
     calendar = workspace.calendar
     stations = {}
     for station in (*STATIONS, *GRADING):
-        keys = station.keys(calendar)
+        keys = station.wanted(workspace)
         stored = {key: workspace.lake.made_from(station.table, key) for key in keys}
         fresh = sum(made == station.made_from(workspace, key) for key, made in stored.items() if made is not None)
         present = sum(made is not None for made in stored.values())
@@ -361,7 +362,10 @@ def _print_landing(report: dict[str, Any]) -> None:
 
 def _headline(measured: Any) -> str:
     coverage = measured.coverage
-    figure = "no suite yet" if coverage.jsd is None else f"JSD {coverage.jsd:.3f} ({coverage.band})"
+    figure = "no suite yet"
+    if coverage.jsd is not None:
+        sure = "" if coverage.jsd_low is None else f" [{coverage.jsd_low:.3f}, {coverage.jsd_high:.3f}]"
+        figure = f"JSD {coverage.jsd:.3f}{escape(sure)} ({coverage.band})"
     marks = [
         mark
         for mark, holds in (("provisional", measured.is_provisional), ("in sample", measured.taxonomy.is_in_sample))
@@ -370,8 +374,21 @@ def _headline(measured: Any) -> str:
     return f"[bold]{figure}[/bold]  week of {measured.week}" + (f"  ({', '.join(marks)})" if marks else "")
 
 
+def _variants(measured: Any) -> str:
+    """The same divergence, otherwise weighed."""
+    coverage = measured.coverage
+    said = [f"raw {coverage.jsd_raw:.3f}"]
+    if coverage.jsd_traffic is not None:
+        said.append(f"under traffic weighting {coverage.jsd_traffic:.3f}")
+    if coverage.jsd_weighted is not None:
+        said.append(f"with case weights {coverage.jsd_weighted:.3f}")
+    if coverage.jsd_previous is not None:
+        said.append(f"by the taxonomy of the week before {coverage.jsd_previous:.3f} ({measured.n_bins_previous} bins)")
+    return "; ".join(said)
+
+
 def _print_coverage(measured: Any) -> None:
-    from evalflow.defs.coverage import flag_of
+    from evalflow.defs.coverage import flag_of, novelty_text, size_text, source_text
 
     coverage, window = measured.coverage, measured.window
     out.print(_headline(measured))
@@ -381,11 +398,22 @@ def _print_coverage(measured: Any) -> None:
         f"{measured.taxonomy.taxonomy_id}",
         soft_wrap=True,
     )
-    out.print(f"uncovered {coverage.uncovered_share:.1%} of traffic, novel {coverage.novel_share:.1%}")
+    if coverage.jsd is not None:
+        out.print(_variants(measured), soft_wrap=True)
+        out.print(size_text(coverage), soft_wrap=True)
+        out.print(f"what the cases were drawn from: {source_text(coverage)}", markup=False, soft_wrap=True)
+    uncovered = f"uncovered {coverage.uncovered_share:.1%} of traffic"
+    if coverage.uncovered_floor_p99 is not None:
+        uncovered += f" (random suites of this size leave {coverage.uncovered_floor_mean:.1%}, 99 of 100 at most {coverage.uncovered_floor_p99:.1%})"
+    out.print(f"{uncovered}, novel {coverage.novel_share:.1%}", soft_wrap=True)
+    if novelty := novelty_text(coverage):
+        out.print(f"novel: {novelty}", soft_wrap=True, markup=False)
     if coverage.smallest_visible_hole is not None:
         out.print(
             f"the smallest hole that {coverage.n_golden} cases can show is {coverage.smallest_visible_hole:.1%} of traffic"
         )
+    elif coverage.jsd is not None:
+        out.print(f"{counted(coverage.n_golden, 'case')} can show no hole, however large")
     for alarm in coverage.alarms:
         out.print(f"[red]alarm:[/red] {shown(alarm.text)}", soft_wrap=True)
     if coverage.jsd is None:

@@ -126,6 +126,8 @@ class GoldenCase(msgspec.Struct, kw_only=True):
     weight_parts: WeightParts | None = None
     provenance: Provenance | None = None
     merged_trace_ids: list[str] = []
+    is_random_draw: bool | None = None
+    """Drawn from traffic at random, each trace with a chance in proportion to what it stands for."""
 
 
 class Review(msgspec.Struct, kw_only=True, frozen=True):

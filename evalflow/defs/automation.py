@@ -3,8 +3,9 @@
 The schedules start the day's, the week's, the month's and the quarter's work on time; the sensor ``catch_up`` follows
 every run and starts whatever its result has left out of date: late files and feedback, a taxonomy that is not there
 yet, the running week, grades, the marts. ``refresh_on_breach`` starts a refresh when the newest closed week's suite
-no longer looks like its traffic, ``promote_reviews`` a promotion when answers have come in. In a home that is closed
-the schedules and ``catch_up`` skip and say why.
+no longer looks like its traffic, ``refit_on_novelty`` an early fit of the taxonomy when too much of that week's traffic
+is novel to it, ``promote_reviews`` a promotion when answers have come in. In a home that is closed the schedules and
+``catch_up`` skip and say why.
 """
 
 import json
@@ -17,12 +18,14 @@ import polars as pl
 
 from evalflow.adapters.home import Home, open_home
 from evalflow.adapters.tables import COVERAGE_METRICS, REFRESH_PLAN
+from evalflow.core.alarms import above
 from evalflow.core.calendar import first_of_month, monday_of, previous_month
-from evalflow.core.coverage import above
 from evalflow.core.lineage import fingerprint
 from evalflow.defs.plan import newest_closed_week
 from evalflow.defs.queue import queued_items
+from evalflow.defs.refits import REFITS, asking_for, refit_question
 from evalflow.defs.station import Station
+from evalflow.errors import CannotTellError, EarlierVersionError
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
@@ -37,9 +40,12 @@ DAILY = dg.define_asset_job(
 TAXONOMY = dg.define_asset_job(
     "taxonomy", _SELECT("clusters"), description="Fit the month's taxonomy, which is then frozen."
 )
+REFIT = dg.define_asset_job(
+    "refit", _SELECT("taxonomy_refits"), description="Fit the taxonomy early, in force from the week on."
+)
 WEEKLY = dg.define_asset_job(
     "weekly",
-    _SELECT("bin_assignments", "coverage_metrics"),
+    _SELECT("bin_assignments", "coverage_metrics", "coverage_slices", "session_coverage"),
     description="Place the week's window and its suite in the taxonomy and measure how far apart they are.",
 )
 MARTS = dg.define_asset_job(
@@ -48,7 +54,9 @@ MARTS = dg.define_asset_job(
 # Grades are off the critical path: a judge that does not answer must not hold up coverage.
 GRADING = dg.define_asset_job("grading", _SELECT("judge_grades"), description="Grade the day's sample.")
 QUALITY = dg.define_asset_job(
-    "quality", _SELECT("quality_metrics"), description="Pass rate, latency and cost of the week's window."
+    "quality",
+    _SELECT("quality_metrics", "suite_scores"),
+    description="Pass rate, latency and cost of the week's window, and the suite's qualified score beside them.",
 )
 REFRESH = dg.define_asset_job(
     "refresh",
@@ -58,11 +66,11 @@ REFRESH = dg.define_asset_job(
 PROMOTION = dg.define_asset_job(
     "promotion", _SELECT("golden_set"), description="Promote what people's answers have confirmed."
 )
-JOBS = [DAILY, TAXONOMY, WEEKLY, GRADING, QUALITY, REFRESH, PROMOTION, MARTS]
+JOBS = [DAILY, TAXONOMY, REFIT, WEEKLY, GRADING, QUALITY, REFRESH, PROMOTION, MARTS]
 _JOB_OF_UNIT = {"day": DAILY, "month": TAXONOMY, "week": WEEKLY}
 REASON = "evalflow/reason"
 _FIRED = ("fired_on", "fired_for")
-_BREACH_COLUMNS = ("is_blind_spot", "production_share", "golden_cases", "label")
+_BREACH_COLUMNS = ("jsd_reason", "is_blind_spot", "production_share", "golden_cases", "label")
 REARM_BELOW = 0.9
 """A breach has ended when JSD is below this part of its threshold and no bin is blind: no firing back and forth."""
 
@@ -114,7 +122,7 @@ def schedules(home: Home) -> list[dg.ScheduleDefinition]:
 def sensors(home: Home, stations: Sequence[Station], grading: Sequence[Station]) -> list[dg.SensorDefinition]:
     @dg.run_status_sensor(
         run_status=dg.DagsterRunStatus.SUCCESS,
-        monitored_jobs=[DAILY, TAXONOMY, WEEKLY, GRADING, QUALITY, REFRESH, PROMOTION],
+        monitored_jobs=[DAILY, TAXONOMY, REFIT, WEEKLY, GRADING, QUALITY, REFRESH, PROMOTION],
         request_jobs=JOBS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=60,
@@ -131,12 +139,17 @@ def sensors(home: Home, stations: Sequence[Station], grading: Sequence[Station])
         """A refresh of the newest closed week when a breach begins: JSD above its threshold, or a blind spot."""
         return breach(open_home(home.path), context.cursor)
 
+    @dg.sensor(job=REFIT, default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=60)
+    def refit_on_novelty(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        """An early fit of the taxonomy, once for each, when the newest closed week's traffic is too novel to it."""
+        return novelty(open_home(home.path))
+
     @dg.sensor(job=PROMOTION, default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=60)
     def promote_reviews(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         """A promotion when answers have come in that confirm something."""
         return answers(open_home(home.path), context.cursor)
 
-    return [catch_up, refresh_on_breach, promote_reviews]
+    return [catch_up, refresh_on_breach, refit_on_novelty, promote_reviews]
 
 
 def next_runs(
@@ -151,11 +164,14 @@ def next_runs(
     since = previous_month(first_of_month(home.calendar.now))
     for station in stations:
         if stale := station.stale_ranges(home, since, home.calendar.now):
-            return [_catch_up(home, station, *stale[0], _JOB_OF_UNIT[station.unit].name)]
-    requests = []
+            job = REFIT if station.is_on_demand else _JOB_OF_UNIT[station.unit]
+            return [_catch_up(home, station, *stale[0], job.name)]
+    requests: list[dg.RunRequest] = []
     for station in grading:
         if stale := station.stale_ranges(home, since, home.calendar.now):
             job = GRADING if station.unit == "day" else QUALITY
+            if any(request.job_name == job.name for request in requests):
+                continue  # its run makes both; what it leaves out of date is asked for after it
             requests.append(_catch_up(home, station, *stale[0], job.name, once_a_day=True))
     return [*requests, dg.RunRequest(run_key=f"marts-after:{after_run}", job_name=MARTS.name)]
 
@@ -188,9 +204,8 @@ def breach(home: Home, cursor: str | None) -> dg.SensorResult:
         return dg.SensorResult(skip_reason="No week has closed yet.", cursor=cursor)
     try:
         rows = home.lake.read(COVERAGE_METRICS, [week], ["jsd", "is_provisional", *_BREACH_COLUMNS])
-    except pl.exceptions.ColumnNotFoundError:
-        reason = f"The week of {week} was measured by an earlier version; `evalflow run` measures it again."
-        return dg.SensorResult(skip_reason=reason, cursor=cursor)
+    except EarlierVersionError as error:
+        return dg.SensorResult(skip_reason=str(error), cursor=cursor)
     if rows.is_empty() or rows["is_provisional"][0]:
         reason = f"Coverage of the closed week of {week} is not there yet, or its window holds no traces."
         return dg.SensorResult(skip_reason=reason, cursor=cursor)
@@ -198,7 +213,7 @@ def breach(home: Home, cursor: str | None) -> dg.SensorResult:
     if jsd is None:
         advice = "`evalflow refresh` drafts the first one"
         return dg.SensorResult(skip_reason=f"There is no suite in the week of {week}: {advice}.", cursor=cursor)
-    limit, before = home.settings.coverage.jsd_threshold, _episode(cursor)
+    limit, before, why = home.settings.coverage.jsd_threshold, _episode(cursor), rows["jsd_reason"][0]
     blind = rows.filter(pl.col("is_blind_spot")).sort("production_share", descending=True)
     figures = f"JSD {jsd:.3f} against {limit:g}, {len(blind)} blind spots in the week of {week}"
     is_breach, is_over = jsd > limit or len(blind) > 0, jsd < REARM_BELOW * limit and not len(blind)
@@ -219,8 +234,9 @@ def breach(home: Home, cursor: str | None) -> dg.SensorResult:
                 run_key=f"refresh:{week}:{today}" if is_lost else f"refresh:{week}",
                 partition_key=str(week),
                 tags={
-                    REASON: _breach_reason(jsd, limit, blind),
+                    REASON: _breach_reason(jsd, limit, why, blind),
                     "evalflow/jsd": f"{jsd:.3f}",
+                    **({"evalflow/jsd_reason": why} if why else {}),
                     "evalflow/blind_spots": str(len(blind)),
                 },
             )
@@ -239,13 +255,36 @@ def _episode(cursor: str | None) -> dict[str, Any]:
     return {"in_breach": bool(held.get("in_breach")), **{name: held.get(name) for name in _FIRED}}
 
 
-def _breach_reason(jsd: float, limit: float, blind: pl.DataFrame) -> str:
-    reasons = [above(jsd, limit)] if jsd > limit else []
+def _breach_reason(jsd: float, limit: float, why: str | None, blind: pl.DataFrame) -> str:
+    reasons = [f"{above(jsd, limit)} ({(why or 'cause unknown').replace('_', ' ')})"] if jsd > limit else []
     for row in blind.head(3).iter_rows(named=True):
         reasons.append(
             f"blind spot {row['label']}: {row['production_share']:.1%} of traffic, {row['golden_cases']} cases"
         )
     return "; ".join(reasons) + (f"; {len(blind) - 3} more blind spots" if len(blind) > 3 else "")
+
+
+def novelty(home: Home) -> dg.RunRequest | dg.SkipReason:
+    """What ``refit_on_novelty`` decides, from the newest closed week alone.
+
+    The run key holds the taxonomy, so that none is fitted again twice; one that failed is started by hand or by
+    `evalflow refit`.
+    """
+    week = newest_closed_week(home)
+    if week is None:
+        return dg.SkipReason("No week has closed yet.")
+    try:
+        asked = refit_question(home, week)
+    except (CannotTellError, EarlierVersionError) as error:
+        return dg.SkipReason(str(error))
+    if not asked.is_asked:
+        return dg.SkipReason(asked.reason)
+    return dg.RunRequest(
+        run_key=f"refit:{asked.taxonomy_id}",
+        partition_key=str(asked.week),
+        run_config={"ops": {REFITS.name: {"config": asking_for(asked.week)}}},
+        tags={REASON: asked.reason},
+    )
 
 
 def answers(home: Home, cursor: str | None) -> dg.SensorResult:

@@ -2,19 +2,24 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from datetime import date, timedelta
+from datetime import date
 from typing import Any
 
 import dagster as dg
-import numpy as np
 import polars as pl
 
-from evalflow.adapters.charts import as_markdown, heatmap_png
+from evalflow.adapters.charts import as_cell
 from evalflow.adapters.home import Home
-from evalflow.adapters.tables import BIN_ASSIGNMENTS, COVERAGE_METRICS, STRATIFIED_SAMPLES, TRACE_FILES
-from evalflow.adapters.taxonomy import Taxonomy, load_taxonomy
-from evalflow.core.calendar import DAYS_PER_WEEK, WINDOW_WEEKS, monday_of, sunday_of
-from evalflow.core.coverage import BinCoverage, Coverage, measure
+from evalflow.adapters.tables import (
+    BIN_ASSIGNMENTS,
+    COVERAGE_ALARMS,
+    COVERAGE_METRICS,
+    STRATIFIED_SAMPLES,
+    TRACE_FILES,
+)
+from evalflow.adapters.taxonomy import Taxonomy, fitted_for, outgoing_taxonomy, taxonomy_in_force
+from evalflow.core.calendar import monday_of, sunday_of
+from evalflow.core.coverage import BinCoverage, Coverage, Limits, measure
 from evalflow.core.weighting import steady_state_masses
 from evalflow.defs.clusters import place_golden
 from evalflow.defs.partitions import Partitions
@@ -22,16 +27,31 @@ from evalflow.defs.resources import HomeResource
 from evalflow.defs.station import FRESH_WEEKLY, OWNERS, SINGLE_RUN, Station, dates, parents, report
 from evalflow.errors import CannotTellError
 
-METHOD = "plain JSD, base 2 (divergence), raw: no correction for sampling"
+METHOD = "JSD, base 2 (divergence), of the suite as it is: corrected for the sampling of production"
+
+
+HEADLINES = (
+    *("n_sampled", "n_golden", "m_eff", "smallest_visible_hole"),
+    *("jsd", "jsd_low", "jsd_high", "jsd_sd", "jsd_raw", "jsd_traffic", "jsd_raw_traffic", "jsd_weighted"),
+    *("jsd_raw_weighted", "floor_mean", "floor_p95", "jsd_p_value", "is_like_random", "jsd_reason", "cases_to_settle"),
+    *("jsd_source", "jsd_source_low", "jsd_source_high", "band"),
+    *("uncovered_share", "uncovered_floor_mean", "uncovered_floor_p99", "novel_share"),
+    *("week_novel_share", "week_novel_share_low", "week_novel_share_high", "novel_calibration", "is_novelty_risen"),
+    "jsd_previous",
+)
+"""The week's figures by name, as the document and every row of the table repeat them."""
 
 
 def _inputs(home: Home, week: date) -> Iterable[Any]:
     yield home.calendar.is_provisional(week)
     yield home.settings.coverage.jsd_threshold
+    yield home.settings.coverage.stale_days
+    fitted = fitted_for(home, week)
+    yield from parents(home, fitted.clusters, [fitted.key])  # labels and the calibration of novelty
     yield from parents(home, BIN_ASSIGNMENTS, [week])
 
 
-METRICS = Station("coverage_metrics", COVERAGE_METRICS, "week", "2", _inputs)
+METRICS = Station("coverage_metrics", COVERAGE_METRICS, "week", "3", _inputs)
 
 
 @dataclass(frozen=True)
@@ -46,6 +66,7 @@ class WeekCoverage:
     coverage: Coverage
     production: pl.DataFrame
     damped_days: dict[date, float]
+    n_bins_previous: int | None
 
     def document(self) -> dict[str, Any]:
         """What `evalflow coverage --json` prints. Keys are only ever added."""
@@ -66,16 +87,9 @@ class WeekCoverage:
             "weighting": measured.weighting,
             "damped_days": {str(day): kept for day, kept in self.damped_days.items()},
             "golden_as_of": str(self.golden_as_of),
-            "n_sampled": measured.n_sampled,
-            "n_golden": measured.n_golden,
-            "m_eff": measured.m_eff,
-            "smallest_visible_hole": measured.smallest_visible_hole,
-            "jsd": measured.jsd,
-            "jsd_raw": measured.jsd_raw,
-            "jsd_raw_traffic": measured.jsd_raw_traffic,
-            "band": measured.band,
-            "uncovered_share": measured.uncovered_share,
-            "novel_share": measured.novel_share,
+            **{name: getattr(measured, name) for name in HEADLINES},
+            "n_bins_previous": self.n_bins_previous,
+            "source_note": measured.source_note,
             "alarms": [asdict(alarm) for alarm in measured.alarms],
             "bins": [
                 {**asdict(row), "newest_case_on": str(row.newest_case_on) if row.newest_case_on else None}
@@ -104,10 +118,13 @@ def coverage_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
             lake.require(BIN_ASSIGNMENTS, [week])
             made_from = METRICS.made_from(workspace, week)
             if lake.read(BIN_ASSIGNMENTS, [week], ["side"]).is_empty():
-                lake.write(COVERAGE_METRICS, week, pl.DataFrame(schema=COVERAGE_METRICS.schema), made_from=made_from)
+                for table in (COVERAGE_ALARMS, COVERAGE_METRICS):
+                    lake.write(table, week, pl.DataFrame(schema=table.schema), made_from=made_from)
                 report(context, week, {"dagster/partition_row_count": 0, "reason": "no traces in the window"})
                 continue
             measured = measure_week(workspace, week)
+            alarms = [asdict(alarm) for alarm in measured.coverage.alarms]
+            lake.write(COVERAGE_ALARMS, week, pl.DataFrame(alarms, schema=COVERAGE_ALARMS.schema), made_from=made_from)
             lake.write(COVERAGE_METRICS, week, _rows(measured), made_from=made_from)
             report(context, week, _metadata(measured))
 
@@ -129,20 +146,18 @@ def measure_week(home: Home, week: date, golden_as_of: date | None = None) -> We
             f"There are no traces from {window[0]} to {window[-1]}, the window of the week of {week}; "
             "ingest traces of those days, then `evalflow run`."
         )
-    taxonomy = load_taxonomy(home.lake, home.calendar.month_in_force(week))
-    if production["taxonomy_id"][0] != taxonomy.taxonomy_id:
-        raise CannotTellError(
-            f"The week of {week} was assigned by the taxonomy {production['taxonomy_id'][0]}, which was fitted again since "
-            f"as {taxonomy.taxonomy_id}; `evalflow run` brings the week up to date."
-        )
+    taxonomy, outgoing = taxonomy_of(home, week, production), outgoing_taxonomy(home, week)
     as_of = golden_as_of or sunday_of(week)
     golden = (
         rows.filter(pl.col("side") == "golden")
         if golden_as_of in (None, sunday_of(week))
-        else place_golden(home, taxonomy, home.ledger.as_of(as_of))
+        else place_golden(home, taxonomy, home.ledger.as_of(as_of), outgoing)
     )
+    limits = Limits(home.settings.coverage.jsd_threshold, home.settings.coverage.stale_days)
+    calibration = None if taxonomy.is_in_sample else taxonomy.novel_calibration
+    weighting = production["weighting"][0]
     coverage = measure(
-        production, golden, taxonomy.bins, production["weighting"][0], home.settings.coverage.jsd_threshold
+        production, golden, taxonomy.bins, weighting, limits, week, calibration, max(as_of, sunday_of(week))
     )
     return WeekCoverage(
         week,
@@ -153,7 +168,23 @@ def measure_week(home: Home, week: date, golden_as_of: date | None = None) -> We
         coverage,
         production,
         _damped_days(home, window),
+        len(outgoing.bins) if outgoing and coverage.jsd_previous is not None else None,
     )
+
+
+def taxonomy_of(home: Home, week: date, production: pl.DataFrame) -> Taxonomy:
+    """The taxonomy in force in the week, which must be the one that its rows were placed by.
+
+    Raises:
+        CannotTellError: it was fitted again since.
+    """
+    taxonomy = taxonomy_in_force(home, week)
+    if production["taxonomy_id"][0] != taxonomy.taxonomy_id:
+        raise CannotTellError(
+            f"The week of {week} was assigned by the taxonomy {production['taxonomy_id'][0]}, which was fitted again since "
+            f"as {taxonomy.taxonomy_id}; `evalflow run` brings the week up to date."
+        )
+    return taxonomy
 
 
 def _damped_days(home: Home, window: list[date]) -> dict[date, float]:
@@ -182,23 +213,18 @@ def _rows(measured: WeekCoverage) -> pl.DataFrame:
         taxonomy_id=pl.lit(measured.taxonomy.taxonomy_id),
         fitted_on=pl.lit(measured.taxonomy.fitted_on),
         n_bins=pl.lit(len(measured.taxonomy.bins)),
+        n_bins_previous=pl.lit(measured.n_bins_previous),
         weighting=pl.lit(coverage.weighting),
         week_n_sampled=pl.lit(coverage.n_sampled),
         week_n_golden=pl.lit(coverage.n_golden),
-        m_eff=pl.lit(coverage.m_eff),
-        jsd=pl.lit(coverage.jsd),
-        jsd_raw=pl.lit(coverage.jsd_raw),
-        jsd_raw_traffic=pl.lit(coverage.jsd_raw_traffic),
-        band=pl.lit(coverage.band),
-        uncovered_share=pl.lit(coverage.uncovered_share),
-        novel_share=pl.lit(coverage.novel_share),
+        **{name: pl.lit(getattr(coverage, name)) for name in HEADLINES if name in COVERAGE_METRICS.schema},
     )
 
 
 def _metadata(measured: WeekCoverage) -> dict[str, Any]:
     coverage = measured.coverage
     table = [
-        f"| {row.bin} | {row.label.replace('|', '/')} | {row.production_share:.1%} | {row.golden_cases} | {row.golden_share:.1%} | "
+        f"| {row.bin} | {as_cell(row.label)} | {row.production_share:.1%} | {row.golden_cases} | {row.golden_share:.1%} | "
         f"{'' if row.jsd_term is None else format(row.jsd_term, '.4f')} | {flag_of(row)} |"
         for row in coverage.bins
     ]
@@ -206,11 +232,20 @@ def _metadata(measured: WeekCoverage) -> dict[str, Any]:
     return {
         "dagster/partition_row_count": len(coverage.bins),
         "JSD": _rounded(coverage.jsd),
-        "JSD (traffic weighting)": _rounded(coverage.jsd_raw_traffic),
+        "JSD, 95 % interval": None if coverage.jsd is None else interval_text(coverage.jsd_low, coverage.jsd_high),
+        "JSD, raw": _rounded(coverage.jsd_raw),
+        "JSD (traffic weighting)": _rounded(coverage.jsd_traffic),
+        "JSD (case weights)": _rounded(coverage.jsd_weighted),
+        "JSD of what the cases were drawn from": source_text(coverage),
+        "random suites of this size": size_text(coverage),
         "band": coverage.band,
+        "JSD under the taxonomy before": None
+        if coverage.jsd_previous is None
+        else f"{coverage.jsd_previous:.4f} over {measured.n_bins_previous} bins",
         "reason": None if coverage.n_golden else "no suite yet: import golden cases with `evalflow golden import`",
         "uncovered share": _rounded(coverage.uncovered_share),
         "novel share": _rounded(coverage.novel_share),
+        "novel share of the week": novelty_text(coverage),
         "blind spots": sum(row.is_blind_spot for row in coverage.bins),
         "bins": len(measured.taxonomy.bins),
         "sampled traces": coverage.n_sampled,
@@ -222,36 +257,51 @@ def _metadata(measured: WeekCoverage) -> dict[str, Any]:
         "taxonomy": f"{measured.taxonomy.taxonomy_id}, fitted on {measured.taxonomy.fitted_on}"
         + (" (in sample)" if measured.taxonomy.is_in_sample else ""),
         "provisional": measured.is_provisional,
-        "alarms": dg.MetadataValue.md("\n".join(f"- {alarm.text}" for alarm in coverage.alarms) or "none"),
-        "heatmap": dg.MetadataValue.md(as_markdown(heatmap_of(measured), f"bins by weeks, week of {measured.week}")),
+        "alarms": dg.MetadataValue.md("\n".join(f"- {as_cell(alarm.text)}" for alarm in coverage.alarms) or "none"),
         "by bin": dg.MetadataValue.md("\n".join([*head, *table])),
     }
 
 
 def flag_of(row: BinCoverage) -> str:
     """What stands beside a bin in a table."""
-    return "blind spot" if row.is_blind_spot else "uncovered" if row.is_uncovered else ""
+    return "blind spot" if row.is_blind_spot else "uncovered" if row.is_uncovered else "stale" if row.is_stale else ""
+
+
+def interval_text(low: float | None, high: float | None) -> str:
+    return "no interval: one session is all there is" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
+
+
+def size_text(coverage: Coverage) -> str | None:
+    """The JSD beside what random suites of the same size show."""
+    if coverage.floor_mean is None or coverage.jsd_p_value is None:
+        return None
+    chance = f"p {coverage.jsd_p_value:.2g}" if coverage.jsd_p_value > 0.001 else "p <= .001"
+    verdict = "this one looks like them" if coverage.is_like_random else "this one does not look like them"
+    return (
+        f"random suites of {coverage.n_golden:,} cases show {coverage.floor_mean:.3f} on average and up to "
+        f"{coverage.floor_p95:.3f} in 95 of 100; {verdict} ({chance})"
+    )
+
+
+def source_text(coverage: Coverage) -> str | None:
+    """How far what the cases were drawn from is from the traffic, or why that cannot be said."""
+    if coverage.jsd_source is None:
+        return coverage.source_note
+    return f"{coverage.jsd_source:.3f} {interval_text(coverage.jsd_source_low, coverage.jsd_source_high)}"
+
+
+def novelty_text(coverage: Coverage) -> str | None:
+    """The week's own novel share beside what it was for traffic that the taxonomy knew."""
+    if coverage.week_novel_share is None:
+        return None
+    own = f"{coverage.week_novel_share:.1%} [{coverage.week_novel_share_low:.1%}, {coverage.week_novel_share_high:.1%}]"
+    if coverage.novel_calibration is None:
+        return (
+            f"{own} in the week itself; the taxonomy was fitted on its own traffic, so there is nothing to compare with"
+        )
+    return f"{own} in the week itself, {coverage.novel_calibration:.1%} when the taxonomy was fitted"
 
 
 def _rounded(value: float | None) -> float | None:
     """For the eye; the table keeps every digit."""
     return None if value is None else round(value, 4)
-
-
-def heatmap_of(measured: WeekCoverage) -> bytes:
-    """Bins x weeks of the window (each week's own production shares), with the suite as the last column, as PNG."""
-    first = measured.week - timedelta(weeks=WINDOW_WEEKS - 1)
-    by_week = measured.production.with_columns(
-        column=((pl.col("day") - first).dt.total_days() // DAYS_PER_WEEK).cast(pl.Int64)
-    )
-    weeks = sorted(by_week["column"].unique())
-    shares = by_week.group_by("bin", "column").agg(pl.col("weight").sum())
-    total = dict(shares.group_by("column").agg(pl.col("weight").sum()).iter_rows())
-    cell = {(row[0], row[1]): row[2] / total[row[1]] for row in shares.iter_rows() if total[row[1]]}
-    bins = measured.coverage.bins
-    values = np.array([[*(cell.get((row.bin, column), 0.0) for column in weeks), row.golden_share] for row in bins])
-    if not measured.coverage.n_golden:
-        values[:, -1] = np.nan
-    columns = [*(f"{first + timedelta(weeks=column):%d %b}" for column in weeks), "suite"]
-    jsd = "no suite yet" if measured.coverage.jsd is None else f"JSD {measured.coverage.jsd:.3f}"
-    return heatmap_png(values, [f"{row.label}  {row.bin}" for row in bins], columns, f"Share by bin and week: {jsd}", 1)

@@ -41,6 +41,7 @@ def embedding_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
         workspace = home.open()
         lake, days = workspace.lake, dates(context)
         lake.require(STRATIFIED_SAMPLES, days)
+        made_from = {day: VECTORS.made_from(workspace, day) for day in days}
         embedder = Embedder(workspace.settings.embedding, workspace.cache)
         texts = {day: lake.read(STRATIFIED_SAMPLES, [day], ["text", "text_hash"]) for day in days}
         known = embedder.known(pl.concat(texts.values())["text_hash"])
@@ -52,7 +53,7 @@ def embedding_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
         for day in days:
             hashes = sorted(set(texts[day]["text_hash"]))
             frame = vector_frame({key: vectors[key] for key in hashes}, embedder.model_id)
-            lake.write(EMBEDDINGS, day, frame, made_from=VECTORS.made_from(workspace, day))
+            lake.write(EMBEDDINGS, day, frame, made_from=made_from[day])
             n_known = sum(key in known for key in hashes)
             report(
                 context,

@@ -5,7 +5,7 @@ asset on purpose: coverage reads it and promotion writes it, a cycle that Dagste
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -200,6 +200,7 @@ class _Writer:
             origin="production",
             created_at=self.home.now().isoformat(),
             effective_on=self.effective_on.isoformat(),
+            tags=slice_tags(row, self.home.settings.sampling.strata_columns) or None,
             metadata={"conversation": conversation} if conversation else None,
             is_regression=decision.is_regression,
             weight=weight_of(parts),
@@ -228,6 +229,11 @@ class _Writer:
         while case_id in self.newest:  # somebody imported a case of that very name
             case_id, number = f"prod-{trace_id}-{number}", number + 1
         return case_id
+
+
+def slice_tags(row: Mapping[str, Any], columns: Iterable[str]) -> dict[str, str]:
+    """The slice that a trace belongs to, as tags: its case then speaks for that slice, and for no other."""
+    return {name: row[name] for name in columns if row.get(name) is not None}
 
 
 def _conversation_of(case: CaseVersion) -> list[dict[str, str]] | None:

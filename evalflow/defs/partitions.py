@@ -26,8 +26,14 @@ def _mapping(start_offset: int, end_offset: int) -> dg.TimeWindowPartitionMappin
 
 WEEKS = _mapping(-3, 0)
 """A week reads the 28 days of its four-week window."""
+SPAN = _mapping(-4, 0)
+"""A week's score is read against the week four weeks before, and JSD is chained over those in between."""
 FORCE = _mapping(0, 0)
 """A week reads the months it touches; the taxonomy in force is its Monday's."""
+WEEKS_BEFORE = _mapping(-4, -1)
+"""An early refit reads the 28 days that end before its week."""
+REFITS_SINCE = _mapping(-5, 0)
+"""A week goes by the newest refit of its month, or by the one that was in force the week before."""
 PREVIOUS = _mapping(-1, 0)
 """A month reads the days of the month before, and its own while that one is too thin."""
 BEFORE = _mapping(-1, -1)

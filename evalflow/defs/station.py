@@ -28,7 +28,8 @@ class Station:
     """How one asset's partitions are named, stored and found out of date.
 
     ``version`` is the asset's code version: raise it when the same inputs give other rows. ``may_be_unfinished``: a run
-    may leave partitions for the next one to go on with, as a judge does that has spent what it may.
+    may leave partitions for the next one to go on with, as a judge does that has spent what it may. ``is_on_demand``: a
+    partition is made when something asks for it, so one that is not there is not missing; the stations before may read it.
     """
 
     name: str
@@ -37,12 +38,21 @@ class Station:
     version: str
     inputs: Callable[[Home, date], Iterable[Any]]
     may_be_unfinished: bool = False
+    is_on_demand: bool = False
 
     def keys(self, calendar: TrafficCalendar) -> list[date]:
         return {"day": calendar.days, "week": calendar.weeks, "month": calendar.months}[self.unit]()
 
+    def wanted(self, home: Home) -> list[date]:
+        """The partitions that there should be: all of the calendar, or those that were once asked for."""
+        keys = self.keys(home.calendar)
+        return [key for key in keys if not self.is_on_demand or home.lake.made_from(self.table, key) is not None]
+
     def made_from(self, home: Home, key: date) -> str:
-        """The fingerprint of what the partition would be made from now."""
+        """The fingerprint of what the partition would be made from now.
+
+        To be taken before the inputs are read: what changes in between then leaves the partition out of date.
+        """
         return fingerprint(self.name, self.version, key, list(self.inputs(home, key)))
 
     def stale_ranges(self, home: Home, since: date, until: date) -> list[tuple[date, date]]:
@@ -50,7 +60,8 @@ class Station:
         calendar = home.calendar
         keys = self.keys(calendar)
         ends = [following - timedelta(days=1) for following in [*keys[1:], date.max]]
-        asked = [key for key, end in zip(keys, ends, strict=True) if key <= until and end >= since]
+        wanted = set(self.wanted(home))
+        asked = [key for key, end in zip(keys, ends, strict=True) if key in wanted and key <= until and end >= since]
         stale = [key for key in asked if home.lake.made_from(self.table, key) != self.made_from(home, key)]
         return contiguous_ranges(stale, keys)
 

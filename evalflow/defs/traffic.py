@@ -143,10 +143,11 @@ def traffic_assets(partitions: Partitions, feedback_days: int) -> list[dg.Assets
         workspace = home.open()
         lake, window = workspace.lake, workspace.settings.ingest.feedback_days
         for day in dates(context):
+            made_from = SIGNALS.made_from(workspace, day)
             lake.require(RAW_TRACES, [day])
             traces = lake.read(RAW_TRACES, [day])
             signals = signals_of(traces, lake.read(FEEDBACK, workspace.calendar.feedback_days(day, window)))
-            lake.write(TRACE_SIGNALS, day, signals, made_from=SIGNALS.made_from(workspace, day))
+            lake.write(TRACE_SIGNALS, day, signals, made_from=made_from)
             report(context, day, {"dagster/partition_row_count": len(signals), **_signal_metadata(signals)})
 
     return [trace_files, raw_traces, feedback, trace_signals]
@@ -162,6 +163,7 @@ def _merge(
     sql: str,
 ) -> None:
     days = dates(context)
+    made_from = {day: station.made_from(home, day) for day in days}
     files = landing_files(home.lake, landing, days_column, days)
     with duckdb.get_connection() as connection, home.lake.attach(connection):
         for day in days:
@@ -172,7 +174,7 @@ def _merge(
                 rows = connection.sql(sql, params={"files": named}).pl()
             else:
                 rows = pl.DataFrame(schema=station.table.schema)
-            home.lake.write(station.table, day, rows, made_from=station.made_from(home, day))
+            home.lake.write(station.table, day, rows, made_from=made_from[day])
             report(context, day, {"dagster/partition_row_count": len(rows), "landed files": len(files[day])})
 
 
