@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 BANKING ?=
 BANKING77 ?=
+ARENA ?=
+TAU ?=
+MINT ?=
 HOMES ?= $(abspath data/evidence)
 
 .PHONY: setup demo test lint evidence clean
@@ -30,13 +33,22 @@ lint: setup
 clean:
 	rm -rf $(VENV) data/demo/home data/evidence .mypy_cache .ruff_cache .hypothesis
 
-# The slow proofs of docs/evidence.md. BANKING and BANKING77 are folders with the data that the page names; HOMES is
-# where the homes of the banking stream are made and kept.
+# The slow proofs of docs/evidence.md. The capital names are folders with the data that the page names; HOMES is where
+# the homes of the banking stream are made and kept.
 evidence: setup
-	@test -n "$(BANKING)" || { echo "Set BANKING to the folder of the banking stream: make evidence BANKING=... BANKING77=..."; exit 2; }
-	@test -n "$(BANKING77)" || { echo "Set BANKING77 to the folder of Banking77: make evidence BANKING=... BANKING77=..."; exit 2; }
+	@for name in BANKING:"$(BANKING)" BANKING77:"$(BANKING77)" ARENA:"$(ARENA)" TAU:"$(TAU)" MINT:"$(MINT)"; do \
+		test -n "$${name#*:}" || { echo "Set $${name%%:*} to its folder of data, as docs/evidence.md names it: make evidence $${name%%:*}=..."; exit 2; }; \
+	done
+	cd benchmarks && ../$(BIN)/python inference.py
+	cd benchmarks && ../$(BIN)/python coverage_speed.py
+	cd benchmarks && ../$(BIN)/python arena_hard.py $(abspath $(ARENA))
+	cd benchmarks && ../$(BIN)/python refresh_starts.py
 	cd benchmarks && ../$(BIN)/python banking77_clusters.py $(abspath $(BANKING77))
 	cd benchmarks && ../$(BIN)/python banking_coverage.py $(abspath $(BANKING)) --home $(HOMES)
+	cd benchmarks && ../$(BIN)/python banking_alarms.py $(abspath $(BANKING)) $(HOMES)/seed-7 $(HOMES)/seed-8 $(HOMES)/seed-9
+	cd benchmarks && ../$(BIN)/python session_coverage.py $(HOMES)/seed-7
+	cd benchmarks && ../$(BIN)/python session_coverage.py --tau $(abspath $(TAU))
+	cd benchmarks && ../$(BIN)/python session_coverage.py --mint $(abspath $(MINT)) gpt-3.5-turbo-0613 gpt-4-0613
 	cd benchmarks && ../$(BIN)/python banking_refresh.py $(abspath $(BANKING)) $(HOMES)
 	cd benchmarks && ../$(BIN)/python signals_grader.py $(HOMES)/refreshed-7 $(abspath $(BANKING))/truth.jsonl.gz
 	cd benchmarks && ../$(BIN)/python refresh_sensor.py $(HOMES)/seed-7

@@ -183,6 +183,7 @@ def test_a_suite_in_no_known_bin_covers_nothing() -> None:
     verdict = judged(suite, results_of(suite))
     assert (verdict.verdict, verdict.covered_share, verdict.weighted_pass_rate) == ("cannot tell", 0.0, None)
     assert verdict.bounds == pytest.approx((0.0, 1.0))
+    assert verdict.weighted_interval is None, "an interval stands with its rate"
 
 
 def test_unusable_lines_hold_a_pass_back() -> None:

@@ -197,6 +197,27 @@ def test_a_kill_in_the_middle_of_writing_never_leaves_a_broken_file(tmp_path: Pa
         assert count(lake, "embeddings") == 3 * ROWS
 
 
+def test_a_folder_without_a_file_is_no_partition(lake: Lake) -> None:
+    """A kill between the folder and its file leaves one; a key is one with a file, whatever the file's name."""
+    lake.write(FEEDBACK, MONDAY, events(1), name="a-0000")
+    lake.write(FEEDBACK, MONDAY, events(1), name="a-0001")
+    lake.write(FEEDBACK, TUESDAY, events(0))
+    lake.fs.makedirs(lake.path(FEEDBACK, date(2026, 6, 3)).rpartition("/")[0], exist_ok=True)
+    assert lake.keys(FEEDBACK) == [str(MONDAY), str(TUESDAY)]
+
+
+def test_a_write_that_fails_leaves_no_folder_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = lake_at(str(tmp_path / "lake"))
+
+    def fails(descriptor: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match="disk full"):
+        lake.write(FEEDBACK, MONDAY, events(1))
+    assert not (tmp_path / "lake" / "feedback").exists()
+
+
 def test_what_a_kill_left_is_swept_once_it_is_a_day_old(tmp_path: Path) -> None:
     lake = lake_at(str(tmp_path))
     temporaries = tmp_path / ".tmp"

@@ -68,6 +68,20 @@ def settings_of(server: JudgeServer, **changed: object) -> Judge:
         ("card delivery", None),
         ("", None),
         ('{"name": "\\ud800 card"}', None),
+        ('{"name": "\u3164"}', None),  # letters that nobody sees
+        ('{"name": "\u115f\u1160 \uffa0"}', None),
+        ('{"name": "card\u3164"}', None),
+        ('{"name": "ca\u034frd"}', None),
+        ('{"name": "card\ufe0f"}', None),
+        ('{"name": "card\U000e0101"}', None),
+        ('{"name": "card' + "\u0301" * 5 + '"}', None),  # a stack of marks
+        ('{"name": "\u0301card"}', None),  # a mark on whatever stands before the name
+        ('{"name": "card \u0301"}', None),
+        ('{"name": "\u1019\u103c\u102d\u102f\u1037"}', "\u1019\u103c\u102d\u102f\u1037"),  # Burmese, a town
+        (
+            '{"name": "\u0939\u093f\u0928\u094d\u0926\u0940 \u0e17\u0e35\u0e48"}',
+            "\u0939\u093f\u0928\u094d\u0926\u0940 \u0e17\u0e35\u0e48",
+        ),
     ],
 )
 def test_a_name_is_one_plain_short_line_or_none(content: str, name: str | None) -> None:
@@ -82,6 +96,7 @@ def test_whatever_an_endpoint_says_a_name_can_be_shown_anywhere(content: str) ->
         assert name.isprintable()
         assert len(name.splitlines()) == 1
         assert not set(name) & set('<>[]{}|`*_#\\"')
+        assert name.strip("\u3164\u115f\u1160\uffa0\u034f\ufe0f")
 
 
 def test_the_texts_are_data_in_the_question() -> None:
@@ -178,6 +193,32 @@ def test_the_cap_of_a_run_holds_over_all_of_its_fits(server: JudgeServer, tmp_pa
     assert first.why_not == {f"judge.max_usd_per_run = {most + 150:g} was spent": 4}
     assert namer.name(CLUSTERS[2:3]).names == {}
     assert len(server.asked) == 2
+
+
+def test_an_endpoint_that_failed_is_not_asked_again_in_the_run(server: JudgeServer, tmp_path: Path) -> None:
+    """Not by the next fit either, which is told the same reason; names from the cache still come."""
+    namer = Namer(settings_of(server, concurrency=1), tmp_path)
+    server.faults = ["server_error"]
+    Namer(namer.settings, tmp_path).name(CLUSTERS[:1])
+    Namer(namer.settings, tmp_path).name(CLUSTERS[:1])
+    server.always = "wrong_key"
+    first, n_asked = namer.name(CLUSTERS[1:]), len(server.asked)
+    server.always = None
+    second = namer.name(CLUSTERS)
+    assert len(server.asked) == n_asked
+    assert list(second.why_not) == list(first.why_not)
+    assert (second.names, second.why_not[next(iter(first.why_not))]) == ({0: "about term0"}, 5)
+
+
+def test_a_request_that_timed_out_counts_against_the_cap(server: JudgeServer, tmp_path: Path) -> None:
+    """It may be charged, so all that it could have cost is gone; nothing is said to be paid."""
+    server.always = "slow"
+    priced = settings_of(server, usd_per_million_input_tokens=1.0, timeout_s=0.2, concurrency=1, max_usd_per_run=5.0)
+    namer = Namer(priced, tmp_path)
+    named = namer.name(CLUSTERS[:1])
+    most = most_usd_of(priced, naming_messages(CLUSTERS[0].terms, CLUSTERS[0].examples), NAME_SCHEMA)
+    assert (named.paid_usd, namer.left_usd) == (0.0, pytest.approx(5.0 - most, abs=1e-12))
+    assert "did not answer" in next(iter(named.why_not))
 
 
 def test_a_key_is_asked_for_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,25 +18,32 @@ from evalflow.adapters.home import Home, open_home, write_setting
 from evalflow.adapters.naming import Namer
 from evalflow.adapters.tables import (
     BIN_ASSIGNMENTS,
+    BORN,
     CLUSTER_LINEAGE,
     CLUSTERS,
     COVERAGE_METRICS,
     EMBEDDINGS,
+    RAW_TRACES,
     REFIT_LINEAGE,
     STRATIFIED_SAMPLES,
     TAXONOMY_REFITS,
     TAXONOMY_TEXTS,
+    TRACE_SIGNALS,
     Table,
 )
 from evalflow.adapters.taxonomy import Fitted, fitted_for, load_taxonomy, taxonomy_in_force
 from evalflow.cli import app
 from evalflow.core.calendar import days_between
-from evalflow.definitions import ASSIGNMENTS, GRADING, REFITS, STATIONS, TAXONOMY
-from evalflow.defs.automation import RANGE_START, REASON, next_runs, novelty
+from evalflow.definitions import ASSIGNMENTS, GRADING, REFITS, STATIONS, TAXONOMY, station_definitions
+from evalflow.defs import clusters, embeddings, samples, traffic
+from evalflow.defs.automation import RANGE_START, REASON, next_runs, novelty, range_tags
 from evalflow.defs.clusters import assign_week, fit_window
+from evalflow.defs.embeddings import VECTORS
 from evalflow.defs.fitting import fit_metadata, fit_new, write_new
 from evalflow.defs.refits import refit_window
-from evalflow.errors import BadInputError, UsageError
+from evalflow.defs.samples import SAMPLES
+from evalflow.defs.traffic import RAW, SIGNALS
+from evalflow.errors import BadInputError, CannotTellError, UsageError
 from evalflow.runner import RunFailedError, Walked, instance_of, refit, walk
 from evalflow.settings import Judge
 from evalflow_tests.judge_server import MODEL as MODEL_NAME
@@ -178,7 +185,7 @@ def test_a_topic_keeps_its_id_and_label_from_month_to_month(world: Home) -> None
     """July is fitted on June like June itself: all seven clusters are matched, under the same ids and labels."""
     june, july = (world.lake.read(CLUSTERS, [month]) for month in (JUNE, JULY))
     assert june["label_source"].to_list() == ["terms"] * 7
-    assert july["label_source"].to_list() == ["kept"] * 7
+    assert july["label_source"].to_list() == ["terms"] * 7, "the terms of June, which are still no name"
     assert dict(july.select("cluster_id", "label").iter_rows()) == dict(june.select("cluster_id", "label").iter_rows())
     assert world.lake.read(CLUSTER_LINEAGE, [JUNE])["relation"].to_list() == ["born"] * 7
     kin = world.lake.read(CLUSTER_LINEAGE, [JULY])
@@ -243,11 +250,21 @@ def test_another_model_matches_nothing_and_says_so(copy: Home) -> None:
     assert "other@111111111111/16d" in note
 
 
-def test_only_clusters_without_a_label_to_keep_are_named(refitted: Home, tmp_path: Path) -> None:
-    """The refit's six old clusters keep theirs; the launched one is asked about, with its own terms and texts."""
-    with JudgeServer(lambda document: json.dumps({"name": f"{document['terms'][0]} matters"})) as server:
-        settings = Judge(base_url=server.base_url, model=MODEL_NAME, api_key=SecretStr("sk-names"))
-        new = fit_new(refitted, Fitted(W, True), refit_window(refitted, W), Namer(settings, tmp_path))
+def by_first_term(document: dict[str, Any]) -> str:
+    return json.dumps({"name": f"{document['terms'][0]} matters"})
+
+
+def namer_at(server: JudgeServer, cache: Path) -> Namer:
+    return Namer(Judge(base_url=server.base_url, model=MODEL_NAME, api_key=SecretStr("sk-names")), cache)
+
+
+def test_only_clusters_without_a_name_to_keep_are_named(copy: Home, refitted: Home, tmp_path: Path) -> None:
+    """July's clusters had names, and the six that the refit finds again keep them; the launched one is asked about,
+    with its own terms and texts."""
+    july = copy.lake.read(CLUSTERS, [JULY]).with_columns(label_source=pl.lit("llm"))
+    copy.lake.write(CLUSTERS, JULY, july, made_from=copy.lake.made_from(CLUSTERS, JULY))
+    with JudgeServer(by_first_term) as server:
+        new = fit_new(copy, Fitted(W, True), refit_window(copy, W), namer_at(server, tmp_path))
     assert new is not None
     (asked,) = server.asked
     assert asked.document["terms"][0] == LAUNCHED
@@ -260,6 +277,35 @@ def test_only_clusters_without_a_label_to_keep_are_named(refitted: Home, tmp_pat
     assert (metadata["named by the model"], metadata["without a name"]) == (1, None)
     stored = refitted.lake.read(TAXONOMY_REFITS, [W])
     assert new.clusters["taxonomy_id"][0] == stored["taxonomy_id"][0], "a name makes no other taxonomy"
+
+
+def test_a_matched_cluster_that_is_known_by_terms_is_named_at_the_next_fit(copy: Home, tmp_path: Path) -> None:
+    """June was fitted while no model was set: July's clusters are all June's, and get names under the same ids."""
+    with JudgeServer(by_first_term) as server:
+        new = fit_new(copy, Fitted(JULY, False), fit_window(copy, JULY), namer_at(server, tmp_path))
+    assert new is not None
+    assert new.lineage["relation"].to_list() == ["matched"] * 7
+    assert new.clusters["label_source"].to_list() == ["llm"] * 7
+    assert all(label.endswith(" matters") for label in new.clusters["label"])
+    assert new.lineage["previous_label"].to_list() != new.lineage["label"].to_list()
+    before = copy.lake.read(CLUSTERS, [JULY])
+    assert new.clusters["cluster_id"].to_list() == before["cluster_id"].to_list()
+    assert new.clusters["taxonomy_id"][0] == before["taxonomy_id"][0]
+
+
+def test_a_month_that_still_fills_pays_for_no_names(copy: Home, tmp_path: Path) -> None:
+    """Its clusters move with each fit: they are called by their terms until it is over, and the metadata say why."""
+    window = fit_window(copy, JUNE)._replace(is_provisional=True)
+    write_setting(copy.path, "traffic_end", date(2099, 12, 31))
+    with JudgeServer(by_first_term) as server:
+        new = fit_new(copy.reloaded(), Fitted(JUNE, False), window, namer_at(server, tmp_path))
+        assert server.asked == []
+        closed = fit_new(copy, Fitted(JUNE, False), window, namer_at(server, tmp_path))
+    assert new is not None
+    assert closed is not None
+    assert set(new.clusters["label_source"]) == {"terms"}
+    assert fit_metadata(new, copy.settings.clustering)["without a name"].startswith("7: the month is not over")
+    assert set(closed.clusters["label_source"]) == {"llm"}, "an archive that ends within a month is not fitted again"
 
 
 def test_a_silent_endpoint_leaves_the_terms_and_the_metadata_say_so(world: Home, tmp_path: Path) -> None:
@@ -313,6 +359,7 @@ def test_novelty_asks_for_one_refit_of_each_taxonomy(copy: Home) -> None:
     assert isinstance(request, dg.RunRequest)
     assert request.partition_key == str(W)
     assert request.run_key == f"refit:{taxonomy_in_force(copy, LAUNCH_WEEK).taxonomy_id}"
+    assert request.run_config == {"ops": {"taxonomy_refits": {"config": {"in_force_from": str(W)}}}}
     assert request.tags[REASON] == "novel share 11.2 % [9.1 %, ] against 3.0 % when the taxonomy was fitted"
     assert novelty(copy) == request
 
@@ -420,6 +467,115 @@ def test_a_refit_that_is_there_is_kept_up_to_date_and_none_is_made_unasked(copy:
     assert refitted.lake.made_from(TAXONOMY_REFITS, W) == made_from
 
 
+def test_materializing_every_week_makes_no_refit_that_nobody_asked_for(copy: Home) -> None:
+    """*Materialize all* over the whole range ends well, writes nothing and says why; naming a day that is none of the
+    run's weeks is an error."""
+    first, last = copy.calendar.weeks()[0], copy.calendar.weeks()[-1]
+    job = station_definitions(copy).resolve_implicit_global_asset_job_def()
+
+    def run(config: dict[str, Any]) -> dg.ExecuteInProcessResult:
+        return job.execute_in_process(
+            instance=instance,
+            asset_selection=[dg.AssetKey("taxonomy_refits")],
+            tags=range_tags(first, last),
+            run_config={"ops": {"taxonomy_refits": {"config": config}}} if config else {},
+            raise_on_error=False,
+        )
+
+    with instance_of(copy) as instance:
+        result = run({})
+        assert result.success
+        said = [event.materialization.metadata["reason"].value for event in result.get_asset_materialization_events()]
+        assert said == ["nobody asked for a refit of this week, so there is none"] * len(copy.calendar.weeks())
+        assert copy.lake.keys(TAXONOMY_REFITS) == []
+        assert not run({"in_force_from": "2026-07-21"}).success
+    assert copy.lake.keys(TAXONOMY_REFITS) == []
+
+
+def test_a_folder_that_a_kill_left_is_no_refit(copy: Home) -> None:
+    Path(copy.lake.path(TAXONOMY_REFITS, W)).parent.mkdir(parents=True)
+    assert fitted_for(copy, W) == Fitted(JULY, False)
+    assert REFITS.wanted(copy) == []
+
+
+# -- inputs that change while a partition is computed -----------------------------------------------------------
+
+
+def test_a_fit_that_lands_while_a_week_is_placed_leaves_the_week_out_of_date(
+    copy: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """July gets another taxonomy between reading and writing: the walk places the week again, under that one."""
+    landed: list[date] = []
+
+    def and_a_fit_lands(home: Home, week: date) -> pl.DataFrame:
+        rows = assign_week(home, week)
+        if not landed:
+            landed.append(week)
+            for table in (CLUSTERS, TAXONOMY_TEXTS):
+                other = home.lake.read(table, [JULY]).with_columns(taxonomy_id=pl.lit("2026-07-other"))
+                home.lake.write(table, JULY, other, made_from=home.lake.made_from(CLUSTERS, JULY))
+        return rows
+
+    monkeypatch.setattr(clusters, "assign_week", and_a_fit_lands)
+    Path(copy.lake.path(BIN_ASSIGNMENTS, W)).unlink()
+    walk_all(copy, (ASSIGNMENTS,))
+    assert landed == [W]
+    assert set(copy.lake.read(BIN_ASSIGNMENTS, [W])["taxonomy_id"]) == {"2026-07-other"}
+
+
+def test_what_lands_while_a_day_is_computed_leaves_the_day_out_of_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From files to vectors: each station's stamp is of what it read, not of what came while it computed."""
+    home, day = home_of(tmp_path / "home", end=START), START
+    for table in (RAW_TRACES, TRACE_SIGNALS, STRATIFIED_SAMPLES):
+        home.lake.write(table, day, filled([], table), made_from="before")
+    wanted = {station.name: station.made_from(home, day) for station in (RAW, SIGNALS, SAMPLES, VECTORS)}
+
+    def lands_after(module: Any, name: str, table: Table) -> None:
+        compute_rows = getattr(module, name)
+
+        def changed(*arguments: Any) -> Any:
+            rows = compute_rows(*arguments)
+            home.lake.write(table, day, filled([{"trace_id": "late"}], table), made_from="after")
+            return rows
+
+        monkeypatch.setattr(module, name, changed)
+
+    n_asked = 0
+
+    def one_more_file(lake: Any, table: Table, days_column: str, days: list[date]) -> dict[date, list[str]]:
+        nonlocal n_asked
+        n_asked += 1
+        return {each: [lake.path(table, BORN["day"])] * (n_asked - 1) for each in days}
+
+    class NoModel:
+        model_id = MODEL
+
+        def __init__(self, *settings: Any) -> None:
+            pass
+
+        def known(self, hashes: Any) -> set[str]:
+            return set()
+
+        def embed(self, texts: list[str], on_progress: Any) -> dict[str, Any]:
+            return {}
+
+    monkeypatch.setattr(embeddings, "Embedder", NoModel)
+    lands_after(embeddings, "vector_frame", STRATIFIED_SAMPLES)
+    lands_after(samples, "scrubbed", TRACE_SIGNALS)
+    lands_after(traffic, "signals_of", RAW_TRACES)
+    definitions = station_definitions(home)
+    made = [asset for asset in definitions.assets or () if isinstance(asset, dg.AssetsDefinition)]
+    assets = {asset.key.to_user_string(): asset for asset in made if len(asset.keys) == 1}
+    for station in (VECTORS, SAMPLES, SIGNALS, RAW):
+        if station is RAW:
+            monkeypatch.setattr(traffic, "landing_files", one_more_file)
+        assert dg.materialize([assets[station.name]], partition_key=str(day), resources=definitions.resources).success
+        assert home.lake.made_from(station.table, day) == wanted[station.name]
+        assert station.made_from(home, day) != wanted[station.name]
+
+
 # -- the command ----------------------------------------------------------------------------------------------
 
 
@@ -433,6 +589,23 @@ def test_the_command_refits_once_and_then_says_why_not(copy: Home) -> None:
     again = CliRunner().invoke(app, [*arguments, "--json"])
     assert '"is_refitted": false' in again.output
     assert "has been fitted again since" in again.output
+
+
+def test_a_week_that_was_not_measured_cannot_be_told(copy: Home) -> None:
+    """Exit code 3, as for every question that has no answer yet."""
+    result = CliRunner().invoke(app, ["refit", "--as-of", "2026-07-19", "--home", str(copy.path)])
+    assert isinstance(result.exception, CannotTellError)
+    assert "Coverage of the closed week of 2026-07-13 is not there yet" in str(result.exception)
+
+
+def test_a_refit_into_published_weeks_is_refused_before_a_run_is_started(copy: Home) -> None:
+    publish(copy, date(2026, 7, 6))
+    publish(copy, LAUNCH_WEEK)
+    result = CliRunner().invoke(app, ["refit", "--as-of", "2026-07-12", "--home", str(copy.path)])
+    assert isinstance(result.exception, UsageError)
+    assert "closed week of 2026-07-13, which is published" in str(result.exception)
+    with instance_of(copy) as instance:
+        assert instance.get_runs_count() == 0
 
 
 def test_a_week_that_runs_cannot_be_asked(copy: Home) -> None:

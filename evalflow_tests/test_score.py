@@ -1,5 +1,6 @@
 """The qualified score: weights, bounds and errors that hold, and a diagnosis that is planted and recovered."""
 
+import json
 from collections.abc import Sequence
 from datetime import date, timedelta
 from math import sqrt
@@ -13,12 +14,16 @@ from evalflow.core.score import (
     OVERFITTING_P,
     BinResult,
     Change,
+    Diagnosis,
     JsdWeek,
     Paired,
+    Production,
     ProductionRate,
     covered_score,
+    days_in_force,
     diagnose,
     jsd_change,
+    mean_outcomes,
     production_change,
     score_change,
 )
@@ -81,8 +86,9 @@ def test_one_of_one_is_not_certain() -> None:
 @pytest.mark.parametrize("rows", [[], [bin_of("a", 1.0, 0, 0)], [bin_of("a", 0.0, 3, 3)]])
 def test_nothing_covered_gives_no_rate_and_the_widest_bounds(rows: list[BinResult]) -> None:
     score = covered_score(rows, 100.0)
-    assert (score.rate, score.se, score.covered_share) == (None, None, 0.0)
-    assert score.bounds == (0.0, sum(row.production_share or 0 for row in rows))
+    assert (score.rate, score.se, score.interval, score.covered_share) == (None, None, None, 0.0)
+    assert score.bounds == (0.0, 1.0), "also without any traffic, where (0, 0) would make a score of 0 % look sure"
+    assert json.dumps(score.bounds) == "[0.0, 1.0]"
 
 
 bins = st.lists(
@@ -105,7 +111,7 @@ def test_bounds_hold_whatever_the_uncovered_traffic_does(
     assert score.bounds.low - 1e-9 <= truth <= score.bounds.high + 1e-9
     assert score.bounds.high - score.bounds.low == pytest.approx(1 - score.covered_share, abs=1e-9)
     assert 0 <= score.bounds.low <= score.bounds.high <= 1
-    if score.rate is not None:
+    if score.rate is not None and score.interval is not None:
         assert score.bounds.low - 1e-9 <= score.rate <= score.bounds.high / score.covered_share + 1e-9
         assert 0 <= score.interval.low <= score.rate + 1e-9
         assert score.rate - 1e-9 <= score.interval.high <= 1
@@ -185,6 +191,7 @@ def test_the_change_of_the_score_is_weighted_by_this_weeks_traffic() -> None:
     pairs = [*pairs_of("a", 6, 3, 1), *pairs_of("b", 4, 0, 1), *pairs_of("silent", 0, 9)]
     change = score_change(pairs, {"a": 0.6, "b": 0.2, "c": 0.2}, None)
     assert change.value == pytest.approx(0.1)
+    assert change.n_cases == 15, "the nine in a bin without traffic do not enter"
 
 
 def test_of_many_cases_the_paired_error_is_mcnemars() -> None:
@@ -211,12 +218,17 @@ def rates(*known: tuple[str, str, float | None, float | None]) -> list[Productio
 
 def test_production_speaks_through_the_first_grader_that_both_weeks_know_in_one_version() -> None:
     signals, judge = ("signals", "1", 0.8, 0.03), ("llm", "x", 0.7, 0.04)
-    grader, change = production_change(rates(signals, judge), rates(("signals", "1", 0.85, 0.04), judge))
-    assert (grader, change.value, change.se) == ("signals", pytest.approx(0.05), pytest.approx(0.05))
+    grader, change, room = production_change(rates(signals, judge), rates(("signals", "1", 0.85, 0.04), judge))
+    assert (grader, change.value, change.se, room) == (
+        "signals",
+        pytest.approx(0.05),
+        pytest.approx(0.05),
+        pytest.approx(0.2),
+    )
     for other in (("signals", "2", 0.9, 0.03), ("signals", "1", None, None), ("signals", "1", 0.9, None)):
-        grader, change = production_change(rates(signals, judge), rates(other, judge))
+        grader, change, _ = production_change(rates(signals, judge), rates(other, judge))
         assert (grader, change.value) == ("llm", 0.0)
-    grader, change = production_change([], rates(signals))
+    grader, change, _ = production_change([], rates(signals))
     assert grader is None
     assert change.missing == "no grader has a pass rate with its error, of one version, in both weeks"
 
@@ -225,6 +237,13 @@ def test_production_speaks_through_the_first_grader_that_both_weeks_know_in_one_
 
 FLAT, UP, DOWN = Change(0.001, 0.01), Change(0.08, 0.01), Change(-0.08, 0.01)
 UNKNOWN = Change(None, missing="nobody looked")
+
+
+def diagnosis_of(
+    jsd: Change, score: Change, production: Change, served: Change | None = None, room: float = 0.3
+) -> Diagnosis:
+    """As where the newest runs served the whole of production's windows, unless ``served`` says otherwise."""
+    return diagnose(jsd, score, score if served is None else served, Production("signals", production, room))
 
 
 @pytest.mark.parametrize(
@@ -248,37 +267,79 @@ UNKNOWN = Change(None, missing="nobody looked")
     ],
 )
 def test_each_row_of_the_table(jsd: Change, score: Change, production: Change, finding: str) -> None:
-    found = diagnose(jsd, score, production, 120)
+    found = diagnosis_of(jsd, score, production)
     assert found.finding == finding
     assert ("nobody looked" in found.text) >= (finding == "cannot_tell")
 
 
 def test_the_sentence_quotes_the_numbers() -> None:
-    found = diagnose(Change(0.061, 0.012), Change(0.004, 0.011), FLAT, 212)
+    score, served = Change(0.004, 0.011, n_cases=212), Change(0.002, 0.01, n_cases=1)
+    found = diagnosis_of(Change(0.061, 0.012), score, UNKNOWN, served)
     assert found.text == (
         "Coverage gap: JSD rose (+0.061, 95 % interval +0.037 to +0.085), while the score on the 212 cases that both runs "
-        "scored, weighted by this week's traffic, stayed flat (+0.4 points, 95 % interval -1.8 to +2.6). The suite does not "
-        "see what the traffic does now."
+        "scored, weighted by this week's traffic, stayed flat (+0.4 points, 95 % interval -1.8 to +2.6); over the days of "
+        "production's two windows the score on the 1 case that every run in force scored stayed flat (+0.2 points, 95 % "
+        "interval -1.8 to +2.2). The suite does not see what the traffic does now."
     )
-    assert "p = 0.000 that it rose no more than production" in diagnose(FLAT, UP, DOWN, 9).text
+
+
+changes = st.sampled_from([FLAT, UP, DOWN, UNKNOWN])
+
+
+@given(changes, changes, changes, changes, st.floats(0, 1))
+def test_every_sentence_quotes_every_change_that_is_known_once(
+    jsd: Change, score: Change, served: Change, production: Change, room: float
+) -> None:
+    text = diagnosis_of(jsd, score, production, served, room).text
+    known = [change for change in (jsd, score, served, production) if change.value is not None]
+    assert text.count("95 % interval") == len(known)
+    assert text.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("lead", "said"),
+    [(0.1, "p <= .001"), (0.02054, "p = .02"), (0.0258, "p = .0049"), (0.0041, "p = .34")],
+)
+def test_the_sentence_says_what_p_is(lead: float, said: str) -> None:
+    """Of a lead with error .01: how often so large a one is seen if score and production rose alike."""
+    text = diagnosis_of(FLAT, Change(lead, 0.0001), Change(0.0, 0.01)).text
+    assert f"so large a lead is seen with {said} if both rose alike" in text
 
 
 def test_a_gain_that_production_may_share_is_no_overfitting() -> None:
     """The score rises by .03 +- .014 and production by .02 +- .02, flat by itself: one-sided p is .34."""
-    found = diagnose(FLAT, Change(0.03, 0.014), Change(0.02, 0.02), 50)
+    found = diagnosis_of(FLAT, Change(0.03, 0.014), Change(0.02, 0.02))
     assert found.finding == "none"
     assert found.overfitting_p == pytest.approx(0.341, abs=1e-3)
 
 
 def test_errors_of_zero_do_not_divide() -> None:
     still = Change(0.0, 0.0)
-    assert diagnose(FLAT, still, still, 5).overfitting_p == 1.0
-    assert diagnose(FLAT, Change(0.1, 0.0), still, 5).finding == "overfitting"
+    assert diagnosis_of(FLAT, still, still).overfitting_p == 1.0
+    assert diagnosis_of(FLAT, Change(0.1, 0.0), still).finding == "overfitting"
+
+
+def test_production_that_has_no_room_to_rise_is_not_held_against_the_score() -> None:
+    """It passed 95 % before, and the score rose by 8 points."""
+    found = diagnosis_of(FLAT, UP, FLAT, room=0.05)
+    assert found.finding == "cannot_tell"
+    assert found.text.startswith(
+        "Cannot tell: production passed 95.0% before, so that it could not rise as much; over the days"
+    )
+
+
+def test_a_gain_that_has_not_served_the_window_is_not_held_against_production() -> None:
+    found = diagnosis_of(FLAT, UP, FLAT, served=Change(0.02, 0.012))
+    assert found.finding == "cannot_tell"
+    assert found.text.startswith(
+        "Cannot tell: production's windows hold too few days that are surely of the gain; the score"
+    )
+    assert diagnosis_of(FLAT, UP, UP, served=FLAT).finding == "none", "what production shares is no overfitting"
 
 
 def planted_weeks(
     rng: np.random.Generator, n_cases: int, gain: float, production_gain: float
-) -> tuple[Sequence[Paired], dict[str, float], Change]:
+) -> tuple[Sequence[Paired], dict[str, float], Production]:
     """Paired runs over 20 bins whose score truly rises by ``gain``, beside production of 1,500 independent traces."""
     share = rng.dirichlet(np.ones(20))
     bin_ = rng.integers(0, 20, n_cases)
@@ -288,7 +349,7 @@ def planted_weeks(
     pairs = [Paired(str(b), not f, not x) for b, f, x in zip(bin_, fixed, broken, strict=True)]
     rate = [rng.binomial(1500, p) / 1500 for p in (0.7, 0.7 + production_gain)]
     se = [sqrt(r * (1 - r) / 1500) for r in rate]
-    _, production = production_change(rates(("s", "1", rate[0], se[0])), rates(("s", "1", rate[1], se[1])))
+    production = production_change(rates(("s", "1", rate[0], se[0])), rates(("s", "1", rate[1], se[1])))
     return pairs, {str(k): float(p) for k, p in enumerate(share)}, production
 
 
@@ -299,7 +360,7 @@ def test_overfitting_is_said_falsely_in_at_most_one_of_twenty(gain: float) -> No
     said = 0
     for _ in range(600):
         pairs, share, production = planted_weeks(rng, 150, gain, gain)
-        said += diagnose(FLAT, score_change(pairs, share, 900.0), production, len(pairs)).finding == "overfitting"
+        said += diagnose(FLAT, *[score_change(pairs, share, 900.0)] * 2, production).finding == "overfitting"
     assert said / 600 <= OVERFITTING_P + 2 * sqrt(0.05 * 0.95 / 600)
 
 
@@ -318,8 +379,80 @@ def test_planted_overfitting_is_found() -> None:
     found = 0
     for _ in range(100):
         pairs, share, production = planted_weeks(rng, 300, 0.15, 0.0)
-        found += diagnose(FLAT, score_change(pairs, share, 900.0), production, len(pairs)).finding == "overfitting"
+        found += diagnose(FLAT, *[score_change(pairs, share, 900.0)] * 2, production).finding == "overfitting"
     assert found >= 90
+
+
+# -- what served -----------------------------------------------------------------------------------------------
+
+
+def test_days_between_two_runs_go_to_the_one_that_makes_a_gain_smaller() -> None:
+    """Runs on days 0, 4, 4 and 9; a window of days 2 to 7. Earlier end: the run that follows; later end: the one before."""
+    ran_on = [WEEK + timedelta(days=n) for n in (0, 4, 4, 9)]
+    window = [WEEK + timedelta(days=n) for n in range(2, 8)]
+    assert days_in_force(ran_on, window, "earlier") == {2: 3, 3: 3}
+    assert days_in_force(ran_on, window, "later") == {0: 2, 2: 4}
+    assert days_in_force(ran_on[:1], window, "earlier") == {0: 6}, "the newest where none follows"
+    assert days_in_force(ran_on[1:], window, "later") is None, "two days that no run speaks for"
+    assert days_in_force([], window, "earlier") is None
+    assert days_in_force(ran_on, [], "later") is None
+
+
+def test_the_outcome_of_a_case_over_a_window_is_its_mean_over_days() -> None:
+    outcomes = {0: {"a": True, "b": True, "c": True}, 2: {"a": False, "b": None, "d": True}}
+    assert mean_outcomes(outcomes, {0: 2, 2: 6}) == {"a": 0.25}
+    assert mean_outcomes(outcomes, {0: 28}) == {"a": 1.0, "b": 1.0, "c": 1.0}
+
+
+def shipped_world(rng: np.random.Generator, shipped: int, every: int, n_cases: int, reach: float) -> str:
+    """Two windows of 28 days; a gain of 8 points ships on a day, the suite runs each so many days on what serves then.
+
+    ``reach``: how much of the gain production shares.
+    """
+    share, bins, luck = rng.dirichlet(np.ones(20)), rng.integers(0, 20, n_cases), rng.random(n_cases)
+    on = [day for day in range(-28, 56) if (55 - day) % every == 0]
+    flips = rng.random((len(on), n_cases)) < 0.03
+    passed = (luck[None, :] < np.array([0.7 + 0.08 * (day >= shipped) for day in on])[:, None]) ^ flips
+    outcomes = {run: dict(enumerate(row.tolist())) for run, row in enumerate(passed)}
+    ran_on = [WEEK + timedelta(days=day) for day in on]
+
+    def change(before: range, after: range) -> Change:
+        ends = []
+        for days, end in ((before, "earlier" if len(before) > 1 else "later"), (after, "later")):
+            found = days_in_force(ran_on, [WEEK + timedelta(days=day) for day in days], end)  # type: ignore[arg-type]
+            ends.append(mean_outcomes(outcomes, found or {}))
+        pairs = [Paired(str(bins[case]), ends[0][case], ends[1][case]) for case in range(n_cases)]  # type: ignore[index]
+        return score_change(pairs, {str(k): float(p) for k, p in enumerate(share)}, 900.0)
+
+    known = []
+    for first in (0, 28):
+        rate = sum(rng.binomial(60, 0.7 + 0.08 * reach * (day >= shipped)) for day in range(first, first + 28)) / 1680
+        known.append(rates(("s", "1", rate, sqrt(rate * (1 - rate) / 1680))))
+    snapshot, served = change(range(27, 28), range(55, 56)), change(range(28), range(28, 56))
+    return diagnose(FLAT, snapshot, served, production_change(known[0], known[1])).finding
+
+
+@pytest.mark.parametrize("every", [3, 7, 14])
+def test_a_real_gain_is_no_overfitting_on_whatever_day_it_was_shipped(every: int) -> None:
+    """Production shares the gain from that day on: of 500 cases, in each half week of both windows, at most 5 %.
+
+    Held against the newest run, one shipped three days before the Sunday reads as overfitting several times as often.
+    """
+    rng = np.random.default_rng(8)
+    said = {
+        shipped: [shipped_world(rng, shipped, every, 500, 1.0) for _ in range(8)].count("overfitting")
+        for shipped in range(-3, 56, 3)
+    }
+    assert sum(said.values()) <= 0.05 * 8 * len(said)
+    assert max(said.values()) <= 3, "8 worlds each: 4 of 8 would be .0004 at 5 %"
+
+
+def test_a_gain_that_production_does_not_share_is_found_once_it_has_served_the_window() -> None:
+    rng = np.random.default_rng(9)
+    found = [shipped_world(rng, 29, 7, 1000, 0.0) for _ in range(20)]
+    assert found.count("overfitting") >= 15
+    young = [shipped_world(rng, 50, 7, 1000, 0.0) for _ in range(10)]
+    assert young.count("overfitting") == 0
 
 
 @given(

@@ -122,7 +122,8 @@ def test_of_two_runs_on_a_day_the_one_recorded_later_counts(home: Home) -> None:
     record(home, results(9), sunday(2))
     record(home, results(1), sunday(2))
     assert score_week(home, monday(2))["n_passed"] == N_CASES - 1
-    record(home, results(9), sunday(2))  # known already
+    again = home.suite_runs.add(results(9), sunday(2), None, "results.jsonl", datetime(2026, 7, 20, tzinfo=UTC))
+    assert (again.is_new, again.standing) == (False, home.suite_runs.keys()[1]), "known already, and a later one stands"
     assert score_week(home, monday(2))["n_passed"] == N_CASES - 1
 
 
@@ -132,9 +133,10 @@ def test_a_run_that_was_edited_by_hand_is_refused(home: Home) -> None:
     path.write_text(path.read_text().replace('"fail"', '"pass"'))
     with pytest.raises(BadInputError, match="was changed after it was written"):
         score_week(home, monday(2))
-    path.rename(path.with_name("run-1.jsonl"))
-    with pytest.raises(BadInputError, match=r"a file run-1\.jsonl that evalflow did not write"):
-        score_week(home, monday(2))
+    for name in ("run-1", f"run-2026-13-45-000001-{'a' * 32}"):
+        path = path.rename(path.with_name(f"{name}.jsonl"))
+        with pytest.raises(BadInputError, match=rf"a file {name}\.jsonl that evalflow did not write"):
+            score_week(home, monday(2))
 
 
 def test_what_cannot_be_recorded_is_refused_in_a_sentence_and_leaves_nothing(home: Home, tmp_path: Path) -> None:
@@ -158,6 +160,41 @@ def test_what_cannot_be_recorded_is_refused_in_a_sentence_and_leaves_nothing(hom
     assert "results.jsonl:61: pass is 'yes', not true, false or null" in bad.err
     assert "nothing was recorded" in bad.err
     assert home.suite_runs.keys() == []
+
+
+def test_where_traffic_is_over_a_run_without_a_day_is_of_the_last_one(home: Home, tmp_path: Path) -> None:
+    """Its today is the day after, which no week holds."""
+    said = import_run(home, tmp_path, results(10))
+    assert (said.code, said.out.splitlines()[-1]) == (0, "`evalflow score` shows what it stands for.")
+    assert evalflow("score", "--json", home=home.path).document["weeks"][-1]["ran_on"] == "2026-07-12"
+
+
+def test_a_run_that_no_measured_week_sees_says_from_when_it_counts(home: Home, tmp_path: Path) -> None:
+    said = import_run(home, tmp_path, results(10), "--ran-on", "2026-07-13")
+    counts = "from the week of 2026-07-13, but traffic ends on 2026-07-12; record a run of that time with --ran-on"
+    assert said.out.splitlines()[-1] == f"No measured week ends on or after 2026-07-13: the run counts {counts}."
+    again = import_run(home, tmp_path, results(10), "--ran-on", "2026-07-13", "--json").document
+    assert (again["first_week"], again["is_in_a_measured_week"]) == ("2026-07-13", False)
+    said = evalflow("score", home=home.path)
+    assert said.code == 3
+    newest = f"the newest run is of 2026-07-13, which counts {counts}"
+    assert said.err.strip() == f"There is no run of the suite up to 2026-07-12; {newest}."
+    assert (
+        "which counts from the week of 2026-07-13, but"
+        in evalflow("score", "--as-of", "2026-06-09", home=home.path).err
+    )
+
+
+def test_the_first_of_three_runs_on_a_day_again_says_that_it_does_not_count(home: Home, tmp_path: Path) -> None:
+    for outcomes in (results(9), results(1)):
+        record(home, outcomes, date(2026, 6, 10))
+    said = import_run(home, tmp_path, results(9), "--ran-on", "2026-06-10")
+    assert "was recorded before, nothing was added" in said.out
+    assert "It does not count: another run of 2026-06-10 was recorded after it." in said.out
+    document = import_run(home, tmp_path, results(9), "--ran-on", "2026-06-10", "--json").document
+    assert document["standing_run_id"] == home.suite_runs.keys()[1].run_id != document["run_id"]
+    record(home, results(9), date(2026, 6, 10), "third")
+    assert score_week(home, monday(1))["n_passed"] == N_CASES - 9
 
 
 def test_strangers_and_repeats_are_named_and_missing_cases_counted(home: Home, tmp_path: Path) -> None:
@@ -275,11 +312,38 @@ def test_a_suite_that_fails_more_under_the_same_traffic_means_the_system_changed
 
 def test_a_score_that_production_does_not_share_is_overfitting(home: Home) -> None:
     record(home, results(22), sunday(0))
-    record(home, results(4), sunday(4))
+    record(home, results(16), monday(1))
     row = score_week(home, monday(4))
     assert (row["diagnosis"], row["production_grader"], row["production_trend"]) == ("overfitting", "signals", "flat")
+    # 6 of the 40 in parcels were mended for all of the window: .5 * 6/40 / .8
+    assert row["served_score_change"] == row["score_change"] == pytest.approx(0.09375)
     measured(home, 4, pass_rate=0.99)
     assert score_week(home, monday(4))["diagnosis"] == "none"
+    measured(home, 0, pass_rate=0.95)
+    measured(home, 4, pass_rate=0.95)
+    assert "production passed 95.0% before" in score_week(home, monday(4))["diagnosis_text"]
+
+
+@pytest.mark.parametrize(("day", "share"), [(monday(4), 7 / 28), (sunday(4), 1 / 28)])
+def test_a_run_younger_than_productions_window_cannot_be_held_against_it(home: Home, day: date, share: float) -> None:
+    """The gain counts for the days from its run on; the snapshot shows all of it."""
+    record(home, results(22), sunday(0))
+    record(home, results(16), day)
+    row = score_week(home, monday(4))
+    assert row["score_change"] == pytest.approx(0.09375)
+    assert row["served_score_change"] == pytest.approx(0.09375 * share)
+    assert row["diagnosis"] == "cannot_tell"
+    assert "production's windows hold too few days that are surely of the gain" in row["diagnosis_text"]
+
+
+def test_a_week_without_coverage_says_that_it_is_not_known(home: Home) -> None:
+    record(home, results(22), sunday(0))
+    record(home, results(4), sunday(4))
+    write(home, COVERAGE_METRICS, monday(4), [])
+    text = score_week(home, monday(4))["diagnosis_text"]
+    assert text.startswith(
+        "Cannot tell: the coverage of the week is not known, or its window holds no traces; production"
+    )
 
 
 def test_the_same_run_is_no_news(home: Home) -> None:
@@ -373,3 +437,6 @@ def test_a_week_measured_by_an_earlier_version_is_not_known_rather_than_an_error
     pl.read_parquet(path).drop("pass_rate_se").write_parquet(path)
     row = score_week(home, LAST)
     assert (row["pass_rate_signals"], row["weighted_pass_rate"]) == (None, 1.0)
+    path = home.lake.path(COVERAGE_METRICS, LAST)
+    pl.read_parquet(path).drop("golden_cases").write_parquet(path)
+    assert score_week(home, LAST)["weighted_pass_rate"] == 1.0, "columns that the score does not read may be missing"

@@ -151,7 +151,6 @@ def test_the_standard_error_of_equal_weights_and_single_traces_is_the_textbook_o
         ([True], [1.0], ["a"], None),
         ([True, False], [1.0, 1.0], ["a", "a"], None),
         ([True, False], [1.0, 0.0], ["a", "b"], None),
-        ([True, True], [1.0, 2.0], ["a", "b"], 0.0),
     ],
 )
 def test_one_session_tells_nothing_about_its_spread(
@@ -163,6 +162,38 @@ def test_one_session_tells_nothing_about_its_spread(
         pl.Series(sessions, dtype=pl.String),
     )
     assert found == expected
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_verdicts_that_agree_are_not_certain(passed: bool) -> None:
+    """Two sessions and Agresti and Coull's four: of six equal ones four agree, 2/9 over n - 1 = 5. With more, less."""
+
+    def error_of(n: int) -> float:
+        ids = pl.Series([str(i) for i in range(n)])
+        return hajek_standard_error(pl.Series([passed] * n), pl.Series([0.3] * n), ids) or 0.0
+
+    assert error_of(2) == pytest.approx((2 / 9 / 5) ** 0.5)
+    assert [error_of(n) for n in (10, 100, 1000)] == pytest.approx([0.0971, 0.0135, 0.0014], abs=2e-4)
+
+
+def test_a_few_heavy_sessions_count_as_few() -> None:
+    """Of 100 sessions that all passed one holds nearly all the weight: as unsure as a single one, not as a hundred."""
+    weights = pl.Series([1000.0] + [0.01] * 99)
+    ids = pl.Series([str(i) for i in range(100)])
+    assert (hajek_standard_error(pl.Series([True] * 100), weights, ids) or 0) > 0.15
+
+
+@pytest.mark.parametrize("rate", [0.9, 0.97, 0.995])
+def test_near_one_the_error_does_not_make_a_rate_too_sure(rate: float) -> None:
+    """40 sessions: the rate lies further than two errors below or above the truth in at most 6 %; without the four, in 9 to 84 %."""
+    rng = np.random.default_rng(4)
+    ids, weights = pl.Series([str(i) for i in range(40)]), pl.Series([1.0] * 40)
+    missed = 0
+    for _ in range(400):
+        verdicts = rng.random(40) < rate
+        error = hajek_standard_error(pl.Series(verdicts), weights, ids) or 0.0
+        missed += abs(verdicts.mean() - rate) > 2 * error
+    assert missed / 400 <= 0.06
 
 
 def test_a_windows_facts_name_the_weighting_beside_each_figure() -> None:

@@ -125,7 +125,7 @@ def score_import(
         seen = {
             "standing_run_id": added.standing.run_id,
             "first_week": str(monday_of(day)),
-            "is_measured": _is_measured(workspace, day),
+            "is_in_a_measured_week": _is_measured(workspace, day),
         }
         print_json({**document, **seen, **counts, "left_out": left_out, "repeated": list(read.repeated)})
         return
@@ -162,6 +162,8 @@ def _is_measured(workspace: Home, day: date) -> bool:
 def _counts_from(workspace: Home, day: date) -> str:
     """From which week a run counts, and what stands against it."""
     calendar, week = workspace.calendar, monday_of(day)
+    if _is_measured(workspace, day):
+        return f"from the week of {week}"
     if calendar.is_closed and week > calendar.last_day:
         return f"from the week of {week}, but traffic ends on {calendar.end}; record a run of that time with --ran-on"
     return f"from the week of {week}, once `evalflow run` has measured it"

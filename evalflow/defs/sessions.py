@@ -27,7 +27,7 @@ from evalflow.adapters.tables import (
     TRACE_SIGNALS,
     Table,
 )
-from evalflow.adapters.taxonomy import Taxonomy
+from evalflow.adapters.taxonomy import Taxonomy, fitted_for
 from evalflow.core.calendar import sunday_of
 from evalflow.core.grading import SIGNALS_VERSION, grade_by_signals
 from evalflow.core.lineage import fingerprint
@@ -67,6 +67,8 @@ def _inputs(home: Home, week: date) -> Iterable[Any]:
     yield home.calendar.is_provisional(week)
     cases = home.ledger.as_of(sunday_of(week))
     yield fingerprint([(case.case_id, case.version, conversation_of(case), ended_well(case)) for case in cases])
+    fitted = fitted_for(home, week)
+    yield from parents(home, fitted.clusters, [fitted.key])  # the labels
     yield from parents(home, BIN_ASSIGNMENTS, [week])
     yield from parents(home, STRATIFIED_SAMPLES, window)
     yield from parents(home, TRACE_SIGNALS, window)

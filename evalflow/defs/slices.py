@@ -13,7 +13,7 @@ from evalflow.adapters.charts import as_cell, as_markdown, coverage_png
 from evalflow.adapters.home import Home
 from evalflow.adapters.ledger import CaseVersion
 from evalflow.adapters.tables import BIN_ASSIGNMENTS, COVERAGE_SLICES, STRATIFIED_SAMPLES
-from evalflow.adapters.taxonomy import Taxonomy
+from evalflow.adapters.taxonomy import Taxonomy, fitted_for
 from evalflow.core.calendar import monday_of, sunday_of
 from evalflow.core.lineage import fingerprint
 from evalflow.core.slices import NOISE_LIMIT, Slice, measure_slice, slices_by
@@ -38,6 +38,8 @@ def _inputs(home: Home, week: date) -> Iterable[Any]:
         sorted((own.case_id, own.version, own.effective_on, own.retired_on or "", own.input) for own in versions),
         [own.tags for own in sorted(versions, key=lambda own: (own.case_id, own.version))],
     )
+    fitted = fitted_for(home, week)
+    yield from parents(home, fitted.clusters, [fitted.key])  # the labels
     yield from parents(home, BIN_ASSIGNMENTS, [week])
     yield from parents(home, STRATIFIED_SAMPLES, home.calendar.window(week))
 
