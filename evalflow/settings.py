@@ -219,7 +219,9 @@ class Refresh(_Section):
         default=100, gt=0, description="Labels in a refresh that nobody sized: an afternoon for two reviewers."
     )
     max_budget: int = Field(
-        default=1000, gt=0, description="A target that takes more labels than this is out of reach: ten such afternoons."
+        default=1000,
+        gt=0,
+        description="A target that takes more labels than this is out of reach: ten such afternoons.",
     )
     failure_share: float = Field(
         default=0.15,

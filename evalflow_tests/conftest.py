@@ -10,6 +10,15 @@ settings.register_profile("evalflow", database=None, deadline=None, derandomize=
 settings.load_profile("evalflow")
 
 
+SLOW_FILES = ("test_demo.py", "test_ui.py", "test_pipeline.py", "test_flywheel.py", "test_marts.py")
+"""Whole pipelines: begun first, so that no worker still waits for one of them when the others have finished."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))  # stable: each file keeps its own order
+
+
 @pytest.fixture(autouse=True)
 def _no_inherited_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's own EVALFLOW_* variables must not reach a test."""

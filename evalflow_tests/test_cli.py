@@ -230,7 +230,7 @@ def test_coverage_with_a_suite_is_a_number(story: Story) -> None:
 def test_a_second_run_has_nothing_to_do(story: Story) -> None:
     said = evalflow("run", home=story.home)
     assert said.code == 0
-    headline = "JSD 0.000 (close)  week of 2026-06-01"
+    headline = "JSD 0.000 [0.000, 0.000] (close)  week of 2026-06-01"
     assert said.out.startswith(f"Everything is up to date.\n{headline}")
 
 

@@ -63,6 +63,7 @@ FIELDS = [
     "weight_parts",
     "provenance",
     "merged_trace_ids",
+    "is_random_draw",
 ]
 KEPT = ("is_regression", "weight", "weight_parts", "provenance", "merged_trace_ids")
 

@@ -406,7 +406,9 @@ def test_a_repeated_key_fails_its_check_and_the_run(home: Home) -> None:
     rows = [{**_headline(FIRST, jsd=jsd), "bin": "c000", "is_uncovered": False} for jsd in (0.1, 0.2)]
     home.lake.write(COVERAGE_METRICS, FIRST, _frame(COVERAGE_METRICS, rows))
     with instance_of(home) as instance:
-        with pytest.raises(RunFailedError, match=r"dbt failed at (?=.*unique_combination_dim_clusters)(?=.*unique_fct)"):
+        with pytest.raises(
+            RunFailedError, match=r"dbt failed at (?=.*unique_combination_dim_clusters)(?=.*unique_fct)"
+        ):
             run_marts(home, instance)
         assert _failed_checks(instance) == {
             "unique_combination_dim_clusters_taxonomy_id__cluster_id",
@@ -474,6 +476,7 @@ def test_accepted_values_repeat_the_closed_sets() -> None:
         ("fct_score_weekly", "weighting"): list(get_args(Weighting)),
         ("fct_score_weekly", "jsd_trend"): list(get_args(Trend)),
         ("fct_score_weekly", "score_trend"): list(get_args(Trend)),
+        ("fct_score_weekly", "served_score_trend"): list(get_args(Trend)),
         ("fct_score_weekly", "production_trend"): list(get_args(Trend)),
         ("fct_score_weekly", "diagnosis"): list(get_args(Finding)),
         ("fct_triage_latency", "source"): list(get_args(Source)),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 LABEL_CHARS = 42
-MOST_BINS = 60
+MOST_BINS = 40
 """Bins of a picture with two panels; of more the smallest are cut, and the title says so."""
 COLUMN_CHARS = 16
 _MARKS = "|<>[]`*_\\&#!~"

@@ -179,6 +179,7 @@ def _metadata(week: date, found: Sequence[tuple[Slice, date]]) -> dict[str, Any]
             as_markdown(heatmap_of(slices, f"Bins by {dimension}, week of {week}"), f"bins by {dimension}")
         )
         for dimension, slices in by_dimension.items()
+        if len(slices) > 1  # one value is the whole window, which coverage_metrics shows
     }
     head = "| | value | traffic | traces | worth | cases | of them named | raw JSD | |"
     lines = [

@@ -37,6 +37,8 @@ TRUTH_FILE = "truth.jsonl.gz"
 BAR_PER_JSD = 48
 """Characters of a bar for a JSD of one: a bar of 0.5 still fits on a line of 80."""
 SHOWN_CAUSES = 8
+MIN_COVERED_SHARE = 0.75
+"""The assistant's team wants three quarters of its traffic tested before a release passes."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,7 @@ def _prepared(path: Path | None) -> Home:
     if (settings.traffic_start, settings.traffic_end) != (FIRST_DAY, LAST_DAY):
         write_setting(workspace.path, "traffic_start", FIRST_DAY)
         write_setting(workspace.path, "traffic_end", LAST_DAY)
+        write_setting(workspace.path, "gate.min_covered_share", MIN_COVERED_SHARE)
     return workspace.reloaded().prepare()
 
 
