@@ -58,16 +58,17 @@ def slice_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
         freshness_policy=partitions.fresh(FRESH_WEEKLY),
         deps=["bin_assignments", dg.AssetDep("stratified_samples", partition_mapping=WEEKS)],
         description="A bin within one week of the window or one slice of its traffic: its share there, the cases that speak for "
-        "the slice, their ratio. Heatmaps of both are in the metadata.",
+        "the slice, their ratio. Heatmaps of both are in the metadata of a run's newest week.",
     )
     def coverage_slices(context: dg.AssetExecutionContext, home: HomeResource) -> None:
         workspace = home.open()
-        for week in dates(context):
+        weeks = dates(context)
+        for week in weeks:
             workspace.lake.require(BIN_ASSIGNMENTS, [week])
             made_from = SLICES.made_from(workspace, week)
             found = slices_of_week(workspace, week)
             workspace.lake.write(COVERAGE_SLICES, week, _rows(workspace, week, found), made_from=made_from)
-            report(context, week, _metadata(week, found))
+            report(context, week, _metadata(week, found, is_drawn=week == weeks[-1]))
 
     return [coverage_slices]
 
@@ -168,7 +169,8 @@ def _rows(home: Home, week: date, found: Sequence[tuple[Slice, date]]) -> pl.Dat
 # -- metadata --------------------------------------------------------------------------------------------------
 
 
-def _metadata(week: date, found: Sequence[tuple[Slice, date]]) -> dict[str, Any]:
+def _metadata(week: date, found: Sequence[tuple[Slice, date]], *, is_drawn: bool) -> dict[str, Any]:
+    """Pictures of the newest week of a run alone: a year's backfill would put ten megabytes of them into the event log."""
     if not found:
         return {"dagster/partition_row_count": 0, "reason": "no traces in the window"}
     by_dimension: dict[str, list[Slice]] = {}
@@ -179,7 +181,7 @@ def _metadata(week: date, found: Sequence[tuple[Slice, date]]) -> dict[str, Any]
             as_markdown(heatmap_of(slices, f"Bins by {dimension}, week of {week}"), f"bins by {dimension}")
         )
         for dimension, slices in by_dimension.items()
-        if len(slices) > 1  # one value is the whole window, which coverage_metrics shows
+        if is_drawn and (len(slices) > 1 or dimension == WEEK)  # one slice alone is the whole window
     }
     head = "| | value | traffic | traces | worth | cases | of them named | raw JSD | |"
     lines = [
