@@ -6,7 +6,6 @@ by sqrt(x (1 - x) / r); each test says how many runs it makes. `benchmarks/infer
 
 import numpy as np
 import pytest
-from scipy.stats import binom
 
 from evalflow.core.alarms import DRIFT_P
 from evalflow.core.blind_spots import find_blind_spots
@@ -46,7 +45,7 @@ def test_the_headlines_interval_holds_the_truth_as_often_as_it_says(distance: fl
         n_held += found.low <= jsd(p, q) <= found.high
     assert n_held / runs >= least
     if distance >= 0.02:
-        assert n_held / runs <= 0.98 + 2 * np.sqrt(0.98 * 0.02 / runs)
+        assert n_held / runs <= 0.98
 
 
 def test_the_headline_takes_out_what_the_sampling_of_production_adds() -> None:
@@ -68,7 +67,7 @@ def test_the_headline_takes_out_what_the_sampling_of_production_adds() -> None:
 
 @pytest.mark.parametrize(("k", "n"), [(40, 100), (80, 400)])
 def test_a_random_suite_is_called_none_as_rarely_as_the_level_says(k: int, n: int) -> None:
-    """3 to 8 % at a nominal 5 %, of 200 suites, give or take what so few runs stray by chance (one in fifty)."""
+    """3 to 8 % at a nominal 5 %, of 200 suites."""
     rng = np.random.default_rng(k)
     n_rejected, runs = 0, 200
     for _ in range(runs):
@@ -76,7 +75,7 @@ def test_a_random_suite_is_called_none_as_rarely_as_the_level_says(k: int, n: in
         mass = clustered_mass(rng, p)
         floor = size_floor(mass.sum(axis=0), rng.multinomial(n, p) / n, n, effective_size(mass).overall)
         n_rejected += floor.p_value <= 0.05
-    assert binom.ppf(0.02, runs, 0.03) <= n_rejected <= binom.ppf(0.98, runs, 0.08)
+    assert 0.03 <= n_rejected / runs <= 0.08
 
 
 @pytest.mark.parametrize(
@@ -141,7 +140,7 @@ def test_the_jackknife_finds_what_random_cases_were_drawn_from(k: int, n: int) -
 
 @pytest.mark.parametrize("distance", [0.0, 0.08])
 def test_the_sources_interval_holds_it(distance: float) -> None:
-    """At least 91 %: of 40 runs at 95 %, fewer than 35 have a chance of one in fifty."""
+    """At least 91 % of 40 runs."""
     rng = np.random.default_rng(21)
     n_held, runs, k, n = 0, 40, 40, 100
     for _ in range(runs):
@@ -157,7 +156,7 @@ def test_the_sources_interval_holds_it(distance: float) -> None:
         assert found.low is not None
         assert found.high is not None
         n_held += found.low <= jsd(p, source) <= found.high
-    assert n_held >= binom.ppf(0.02, runs, 0.95)
+    assert n_held / runs >= 0.91
 
 
 def test_a_suite_beyond_every_path_has_the_jackknifes_interval_alone() -> None:
