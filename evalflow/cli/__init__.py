@@ -10,7 +10,7 @@ import warnings
 
 import typer
 
-from evalflow.cli import flywheel, gate, golden, pipeline, refit, score
+from evalflow.cli import flywheel, gate, golden, pipeline, refit, score, triage
 from evalflow.cli.terminal import err, print_json, shown
 from evalflow.errors import EvalflowError, ExitCode
 
@@ -25,6 +25,7 @@ INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
 app.add_typer(pipeline.app)
 app.add_typer(flywheel.app)
+app.add_typer(triage.app, name="triage")
 app.add_typer(refit.app)
 app.add_typer(golden.app, name="golden")
 app.add_typer(gate.app)

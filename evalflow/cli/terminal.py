@@ -76,6 +76,13 @@ def print_bad_lines(lines: list[str], total: int, advice: str) -> None:
         err.print(f"  {shown(line)}", soft_wrap=True)
 
 
+def print_waiting(sentences: list[str]) -> None:
+    for sentence in sentences[:10]:
+        out.print(f"[yellow]waiting:[/yellow] {shown(sentence)}", soft_wrap=True)
+    if len(sentences) > 10:
+        out.print(f"{len(sentences) - 10} more are waiting: --json shows all.")
+
+
 def day_of(text: str | None, option: str) -> date | None:
     if text is None:
         return None
