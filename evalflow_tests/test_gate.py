@@ -1,14 +1,20 @@
 """The gate's decision: what blocks, what holds a pass back, and that nobody passes by leaving out results."""
 
 import re
+from collections.abc import Mapping
 from math import nan
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evalflow.core.attempts import Attempts, attempts_of
+from evalflow.core.families import Families
 from evalflow.core.gate import GateVerdict, decide
+from evalflow.core.intervals import wilson
 from evalflow.core.score import SuiteCase, Unqualified
+from evalflow_tests.paired_runs import as_attempts, run_of, world_of
 
 SHARES = {"parcels": 0.5, "refunds": 0.3, "rare": 0.2}
 BINS = ("parcels", "refunds", "rare")
@@ -23,9 +29,12 @@ def results_of(suite: list[SuiteCase], failing: set[int] | range = range(0)) -> 
     return {case.case_id: i not in failing for i, case in enumerate(suite)}
 
 
-def judged(suite: list[SuiteCase], results: dict[str, bool | None], **changed: object) -> GateVerdict:
+def judged(
+    suite: list[SuiteCase], results: Mapping[str, bool | None] | Mapping[str, Attempts], **changed: object
+) -> GateVerdict:
     given_ = {"production_share": SHARES, "min_pass_rate": 0.8, "min_covered_share": 0.5, **changed}
-    return decide(suite, results, **given_)  # type: ignore[arg-type]  # a test's own defaults
+    attempts = {case_id: held if isinstance(held, Attempts) else Attempts((held,)) for case_id, held in results.items()}
+    return decide(suite, attempts, **given_)  # type: ignore[arg-type]  # a test's own defaults
 
 
 def test_all_passing_passes_with_its_figures_and_no_reason() -> None:
@@ -216,6 +225,208 @@ def test_limits_at_the_ends() -> None:
     assert "no number of cases tells" in verdict.reasons[0]
 
 
+# -- families ------------------------------------------------------------------------------------------------
+
+
+def test_cases_of_one_session_weigh_as_one() -> None:
+    """40 cases of 10 sessions, 38 pass: Wilson at 9.5 of 10 gives .655 to .995, where 38 of 40 would pass."""
+    suite = suite_of(40)
+    families = Families({f"c{i:03d}": f"s{i // 4}" for i in range(40)})
+    assert judged(suite, results_of(suite, range(38, 40))).verdict == "pass"
+    verdict = judged(suite, results_of(suite, range(38, 40)), families=families)
+    assert verdict.verdict == "cannot tell"
+    assert verdict.suite.interval == pytest.approx((0.655, 0.995), abs=0.001)
+    assert (verdict.pass_rate, verdict.n_families) == (0.95, 10)
+    # 3.8415 x .8 x .2 / .15^2 = 27.3 independent cases tell, 109.3 of this kind.
+    assert "about 70 more cases would tell" in verdict.reasons[0]
+    assert verdict.reasons[-1] == (
+        "40 cases in 10 families (of one session, or near duplicates) weigh as much as 10.0 independent ones."
+    )
+
+
+def test_the_interval_holds_the_truth_where_families_move_together() -> None:
+    """50 families of 4 that share their luck: at least 93 % of 250 runs, where Wilson over cases holds it in 70 %."""
+    rng = np.random.default_rng(4)
+    held, pooled, runs = 0, 0, 250
+    for _ in range(runs):
+        world = world_of(rng, [4] * 50, together=1.0)
+        suite, passed = [SuiteCase(case_id, False) for case_id in world.ids], run_of(rng, world)
+        low, high = decide(suite, as_attempts(world, passed), {}, 0, 0, families=world.families).suite.interval
+        held += low <= 0.85 <= high
+        low, high = wilson(int(passed.sum()), 200)
+        pooled += low <= 0.85 <= high
+    assert held / runs >= 0.93
+    assert pooled / runs <= 0.8
+
+
+# -- repeats -------------------------------------------------------------------------------------------------
+
+
+def tried(text: str) -> Attempts:
+    """``p`` pass, ``f`` fail, ``u`` unscored, in the order of the repeats."""
+    return Attempts(tuple({"p": True, "f": False, "u": None}[letter] for letter in text))
+
+
+def repeated(suite: list[SuiteCase], **attempts: str) -> dict[str, Attempts]:
+    return {case.case_id: tried(attempts.get(case.case_id, "ppp")) for case in suite}
+
+
+@pytest.mark.parametrize(
+    ("attempts", "verdict", "field"),
+    [
+        ("f", "fail", "failing_regressions"),
+        ("ff", "fail", "failing_regressions"),
+        ("pfpfppp", "fail", "failing_regressions"),
+        ("fu", "fail", "failing_regressions"),  # all that is known of it says that it fails
+        ("pfp", "cannot tell", "flaky_regressions"),
+        ("pfu", "cannot tell", "flaky_regressions"),
+        ("ppu", "cannot tell", "unscored_regressions"),
+        ("uu", "cannot tell", "unscored_regressions"),
+        ("", "cannot tell", "missing_regressions"),
+        ("ppp", "pass", None),
+    ],
+)
+def test_a_regression_blocks_when_its_failure_is_reproducible(attempts: str, verdict: str, field: str | None) -> None:
+    suite = suite_of(60, regressions=1)
+    found = judged(suite, repeated(suite, c000=attempts))
+    assert found.verdict == verdict
+    lists = ("failing_regressions", "flaky_regressions", "unscored_regressions", "missing_regressions")
+    assert [name for name in lists if getattr(found, name)] == ([field] if field else [])
+
+
+def test_a_flaky_regression_says_how_often_it_failed() -> None:
+    suite = suite_of(60, regressions=1)
+    found = judged(suite, repeated(suite, c000="pfp"))
+    assert found.flaky_regressions == (("c000", 1, 3),)
+    assert found.reasons[0] == (
+        "1 frozen regression failed once: 'c000' failed 1 of 3; a second failure blocks: run more repeats."
+    )
+
+
+def test_repeats_make_a_case_no_more_than_one() -> None:
+    """30 cases of 20 attempts each are 30 cases; a case that passes in 2 of 3 attempts counts two thirds."""
+    suite = suite_of(30)
+    once = judged(suite, results_of(suite))
+    often = judged(suite, {case.case_id: tried("p" * 20) for case in suite})
+    assert often.suite == once.suite
+    mixed = judged(suite, repeated(suite, c000="ppf", c001="fff", c002="uuu"))
+    assert (mixed.n_passed, mixed.n_failed, mixed.n_mixed, mixed.n_unscored, mixed.n_missing) == (27, 1, 1, 1, 0)
+    assert mixed.pass_rate == pytest.approx((27 + 2 / 3) / 29)
+
+
+def test_unscored_attempts_hold_a_pass_back_as_missing_ones_do() -> None:
+    suite = suite_of(60)
+    half = {case.case_id: tried("pu") for case in suite}
+    found = judged(suite, half)
+    assert found.verdict == "cannot tell"
+    assert "With the 60 cases that have no verdict counted as failures, 30 of 60 pass" in found.reasons[0]
+
+
+# -- against a baseline --------------------------------------------------------------------------------------
+
+
+def against(
+    suite: list[SuiteCase], worse: int, better: int = 0, first: int = 0, **changed: object
+) -> tuple[GateVerdict, dict[str, bool | None]]:
+    """Judge a candidate whose cases from ``first`` on got worse, and the last ones better."""
+    ids = [case.case_id for case in suite]
+    before = {case_id: i < len(ids) - better for i, case_id in enumerate(ids)}
+    after = {case_id: not first <= i < first + worse for i, case_id in enumerate(ids)}
+    limits = {"min_pass_rate": 0.5, "max_detectable_drop": 0.1, "baseline": attempts_of(before)}
+    return judged(suite, after, **{**limits, **changed}), after
+
+
+def test_a_candidate_that_got_worse_than_the_baseline_fails() -> None:
+    """12 worse, 3 better: P(X >= 12), X ~ Bin(15, 1/2), is 576 / 32768 = .0176."""
+    found, _ = against(suite_of(200), worse=12, better=3)
+    assert found.verdict == "fail"
+    assert found.paired is not None
+    assert found.paired.p_value == pytest.approx(576 / 32768)
+    assert found.paired.fixed == ("c197", "c198", "c199")
+    assert found.reasons[0] == (
+        "Surely worse than the baseline: 12 worse and 3 better of 200 cases (exact McNemar, one-sided p = 0.018); "
+        "worse: 'c000', 'c001', 'c002' and 9 more."
+    )
+    alone = judged(suite_of(200), results_of(suite_of(200), range(12)), min_pass_rate=0.5)
+    assert (alone.verdict, alone.paired) == ("pass", None)
+
+
+def test_a_candidate_as_good_passes_where_a_drop_would_have_shown_and_cannot_be_told_where_not() -> None:
+    found, _ = against(suite_of(200), worse=5, better=5)
+    assert (found.verdict, found.reasons) == ("pass", ())
+    found, _ = against(suite_of(60), worse=2, better=2)
+    assert found.verdict == "cannot tell"
+    assert found.paired is not None
+    assert found.paired.detectable_drop is not None
+    assert found.paired.detectable_drop > 0.1
+    # psi is the limit itself, .1 > 4 / 60: 79 families are asked for.
+    assert found.reasons[0].endswith("and a pass asks for 10.0 points: about 19 more independent cases would do.")
+
+
+def test_the_frozen_regressions_are_not_in_the_sample_that_is_compared() -> None:
+    found, _ = against(suite_of(200, regressions=20), worse=0)
+    assert found.paired is not None
+    assert found.paired.n_pairs == 180
+
+
+def test_hiding_what_got_worse_does_not_pass() -> None:
+    suite = suite_of(200)
+    found, after = against(suite, worse=12, better=3)
+    shown = {case_id: passed for case_id, passed in after.items() if passed}
+    before = attempts_of({case.case_id: i < 197 for i, case in enumerate(suite)})
+    hidden = judged(suite, shown, min_pass_rate=0.5, max_detectable_drop=0.1, baseline=before)
+    assert (found.verdict, hidden.verdict) == ("fail", "cannot tell")
+    assert hidden.paired is not None
+    assert len(hidden.paired.lost) == 12
+    assert "With what the candidate has no verdict for (12 of the baseline's cases: 'c000'," in hidden.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("baseline", "why"),
+    [
+        ({}, "the baseline has scored no case of the suite that is not a regression: give one that has."),
+        (
+            {"c000": None, "other": True},
+            "the baseline has scored no case of the suite that is not a regression: give one that has.",
+        ),
+        ({"c099": True}, "the candidate has no verdict for the 1 case that the baseline has scored: run them."),
+    ],
+)
+def test_a_baseline_that_shares_no_scored_case_cannot_tell(baseline: dict[str, bool | None], why: str) -> None:
+    suite = suite_of(100)
+    results = {case_id: passed for case_id, passed in results_of(suite).items() if case_id != "c099"}
+    found = judged(suite, results, baseline=attempts_of(baseline))
+    assert found.verdict == "cannot tell"
+    assert found.reasons[0] == f"Nothing can be compared with the baseline: {why}"
+
+
+def test_it_is_said_when_near_duplicates_were_found_by_text_alone() -> None:
+    suite, baseline = suite_of(100), attempts_of(results_of(suite_of(100)))
+    for because, why in (("No model.", "No model."), ("no week yet", "the suite could not be placed in the traffic.")):
+        families = Families({}, because)
+        found = judged(
+            suite, results_of(suite), production_share=Unqualified("no week yet"), families=families, baseline=baseline
+        )
+        assert found.reasons[-1] == f"Near duplicates were found by their text alone: {why}"
+
+
+def test_unequal_numbers_of_attempts_are_said() -> None:
+    suite = suite_of(100)
+    found = judged(suite, repeated(suite), baseline=attempts_of(results_of(suite)))
+    assert found.verdict == "pass"
+    assert found.reasons[0].startswith("At 100 cases the baseline and the candidate made unequal numbers of attempts")
+
+
+def test_an_empty_suite_and_one_without_a_verdict_are_answered_beside_a_baseline_too() -> None:
+    baseline = attempts_of({"c000": True})
+    assert judged([], {}, baseline=baseline).reasons == ("The suite has no cases, so there is nothing to judge by.",)
+    suite = suite_of(30)
+    unscored = judged(suite, dict.fromkeys((case.case_id for case in suite), None), baseline=baseline)
+    assert unscored.verdict == "cannot tell"
+    assert unscored.paired is not None
+    assert unscored.paired.test == "none"
+
+
 # -- promises over everything ------------------------------------------------------------------------------
 
 
@@ -240,9 +451,15 @@ def runs(draw: st.DrawFn) -> tuple[list[SuiteCase], dict[str, bool | None]]:
 def test_leaving_out_results_never_makes_a_pass(
     run: tuple[list[SuiteCase], dict[str, bool | None]], data: st.DataObject, wanted: float, covered: float
 ) -> None:
-    """Whether they are not there at all or said to be unscored."""
+    """Whether they are not there at all or said to be unscored; beside a baseline and in families too."""
     suite, results = run
-    limits = {"min_pass_rate": wanted, "min_covered_share": covered}
+    limits: dict[str, object] = {"min_pass_rate": wanted, "min_covered_share": covered}
+    if suite and data.draw(st.booleans()):
+        failed = data.draw(st.sets(st.sampled_from([case.case_id for case in suite]), max_size=4))
+        limits["baseline"] = attempts_of({case.case_id: case.case_id not in failed for case in suite})
+        limits["max_detectable_drop"] = data.draw(st.sampled_from([0.1, 0.3]))
+    size = data.draw(st.sampled_from([1, 1, 3]))
+    limits["families"] = Families({case.case_id: f"f{i // size}" for i, case in enumerate(suite)})
     if judged(suite, results, **limits).verdict == "pass":
         return
     fewer: dict[str, bool | None] = {}

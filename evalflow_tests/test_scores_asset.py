@@ -18,6 +18,7 @@ from evalflow.adapters.tables import (
     SUITE_SCORES,
     Table,
 )
+from evalflow.core.attempts import attempts_of
 from evalflow.core.grading import SIGNALS_GRADER
 from evalflow.core.records import GoldenCase, parse_golden_case
 from evalflow.defs.scores import SCORES, score_week
@@ -86,7 +87,7 @@ def home(tmp_path: Path) -> Home:
 
 
 def record(home: Home, outcomes: dict[str, bool | None], ran_on: date, name: str | None = None) -> None:
-    home.suite_runs.add(outcomes, ran_on, name, "results.jsonl", datetime(2026, 7, 20, tzinfo=UTC))
+    home.suite_runs.add(attempts_of(outcomes), ran_on, name, "results.jsonl", datetime(2026, 7, 20, tzinfo=UTC))
 
 
 def import_run(home: Home, folder: Path, outcomes: dict[str, Any], *options: object, extra: str = "") -> Outcome:
@@ -122,7 +123,8 @@ def test_of_two_runs_on_a_day_the_one_recorded_later_counts(home: Home) -> None:
     record(home, results(9), sunday(2))
     record(home, results(1), sunday(2))
     assert score_week(home, monday(2))["n_passed"] == N_CASES - 1
-    again = home.suite_runs.add(results(9), sunday(2), None, "results.jsonl", datetime(2026, 7, 20, tzinfo=UTC))
+    recorded_at = datetime(2026, 7, 20, tzinfo=UTC)
+    again = home.suite_runs.add(attempts_of(results(9)), sunday(2), None, "results.jsonl", recorded_at)
     assert (again.is_new, again.standing) == (False, home.suite_runs.keys()[1]), "known already, and a later one stands"
     assert score_week(home, monday(2))["n_passed"] == N_CASES - 1
 

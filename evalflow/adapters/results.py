@@ -1,13 +1,16 @@
-"""Reads what a candidate did on the suite: a line per case, ``{"case_id": ..., "pass": true | false | null}``.
+"""Reads what a candidate did on the suite: a line per attempt, ``{"case_id": ..., "pass": true | false | null}``.
 
-Nothing is guessed: a ``pass`` that is no JSON boolean or null is unusable, and a case that both passed and failed is
-an error. Further fields are for the reader and are passed over. Keep out: what the results decide (``core/gate.py``).
+Several attempts at a case are told apart by ``repeat``, a whole number. Nothing is guessed: a ``pass`` that is no JSON
+boolean or null is unusable, and an attempt that both passed and failed is an error. Further fields (``output``,
+``reason``, ``latency_ms``, ``cost_usd`` and any other) are for the reader and are passed over. Keep out: what the
+results decide (``core/gate.py``).
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from evalflow.adapters.native import find_files, read_lines
+from evalflow.core.attempts import Attempts
 from evalflow.core.records import Unusable
 from evalflow.errors import BadInputError
 
@@ -25,48 +28,76 @@ class UnusableLine:
 
 @dataclass(frozen=True)
 class Results:
-    """``outcomes``: pass, fail or unscored (None) by case. ``repeated``: cases that stand more than once, agreeing."""
+    """``attempts`` by case. ``repeated``: cases with an attempt that stands more than once, agreeing; counted once."""
 
-    outcomes: dict[str, bool | None]
+    attempts: dict[str, Attempts]
     repeated: tuple[str, ...]
     unusable: tuple[UnusableLine, ...]
+
+    @property
+    def outcomes(self) -> dict[str, bool | None]:
+        """Pass, fail or unscored (None) by case, for readers that want one word.
+
+        One attempt: itself. Several: the majority of the scored ones, a tie fails; unscored only where none is scored.
+        """
+        return {case_id: tried.outcome for case_id, tried in self.attempts.items()}
+
+    @property
+    def max_attempts(self) -> int:
+        """The most attempts at any case."""
+        return max((tried.n_attempts for tried in self.attempts.values()), default=0)
+
+
+class _Attempt(NamedTuple):
+    case_id: str
+    repeat: int | None
+    passed: bool | None
 
 
 def read_results(path: str) -> Results:
     """The results in the files that ``path`` names.
 
     Raises:
-        BadInputError: nothing is there, no line can be used, or a case stands twice with different outcomes.
+        BadInputError: nothing is there, no line can be used, an attempt stands twice with different outcomes, or a case
+            has lines with ``repeat`` and without.
     """
-    outcomes: dict[str, bool | None] = {}
-    seen_at: dict[str, str] = {}
+    found: dict[str, dict[int | None, bool | None]] = {}
+    seen_at: dict[tuple[str, int | None], str] = {}
     repeated: dict[str, None] = {}
     unusable: list[UnusableLine] = []
     for file in find_files(path).files:
         # A Parquet reader leaves out what is null, so there an absent `pass` is one.
         absent_is_null = file.endswith(".parquet")
         for line in read_lines(file):
-            found = _outcome_of(line.row, absent_is_null)
-            if isinstance(found, Unusable):
-                unusable.append(UnusableLine(file, line.number, found.reason))
+            attempt = _attempt_of(line.row, absent_is_null)
+            if isinstance(attempt, Unusable):
+                unusable.append(UnusableLine(file, line.number, attempt.reason))
                 continue
-            case_id, passed = found
-            if case_id in outcomes and outcomes[case_id] is not passed:
-                raise BadInputError(
-                    f"The case {case_id!r} is {_said(outcomes[case_id])} at {seen_at[case_id]} and {_said(passed)} at "
-                    f"{file}:{line.number}; give each case one outcome."
-                )
-            if case_id in outcomes:
+            case_id, repeat, passed = attempt
+            known, here = found.setdefault(case_id, {}), f"{file}:{line.number}"
+            if repeat in known:
+                if known[repeat] is not passed:
+                    raise _contradiction(attempt, known[repeat], seen_at[case_id, repeat], here)
                 repeated[case_id] = None
-            outcomes[case_id] = passed
-            seen_at.setdefault(case_id, f"{file}:{line.number}")
-    if not outcomes:
+                continue
+            if known and (repeat is None) != (None in known):
+                raise BadInputError(
+                    f"The case {case_id!r} has a line with `repeat` and one without, at {seen_at[case_id, next(iter(known))]} "
+                    f"and {here}; number all of its attempts or none."
+                )
+            known[repeat] = passed
+            seen_at[case_id, repeat] = here
+    if not found:
         first = f"{unusable[0].file}:{unusable[0].line}: {unusable[0].reason}" if unusable else "it is empty"
         raise BadInputError(f"{path} holds no usable result ({first}); write one line per case, such as {_EXAMPLE}.")
-    return Results(outcomes, tuple(repeated), tuple(unusable))
+    attempts = {
+        case_id: Attempts(tuple(known[repeat] for repeat in sorted(known, key=lambda repeat: repeat or 0)))
+        for case_id, known in found.items()
+    }
+    return Results(attempts, tuple(repeated), tuple(unusable))
 
 
-def _outcome_of(row: Any, absent_is_null: bool) -> tuple[str, bool | None] | Unusable:
+def _attempt_of(row: Any, absent_is_null: bool) -> _Attempt | Unusable:
     if isinstance(row, Unusable):
         return row
     if not isinstance(row, dict):
@@ -81,7 +112,19 @@ def _outcome_of(row: Any, absent_is_null: bool) -> tuple[str, bool | None] | Unu
     passed = row.get("pass")
     if passed is not None and not isinstance(passed, bool):
         return Unusable(f"pass is {_excerpt(passed)}, not true, false or null")
-    return case_id, passed
+    repeat = row.get("repeat")
+    if repeat is not None and (isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 0):
+        return Unusable(f"repeat is {_excerpt(repeat)}, not a whole number from 0 on")
+    return _Attempt(case_id, repeat, passed)
+
+
+def _contradiction(attempt: _Attempt, before: bool | None, seen_at: str, here: str) -> BadInputError:
+    said = f"is {_said(before)} at {seen_at} and {_said(attempt.passed)} at {here}"
+    if attempt.repeat is None:
+        return BadInputError(f"The case {attempt.case_id!r} {said}; give each case one outcome.")
+    return BadInputError(
+        f"Repeat {attempt.repeat} of the case {attempt.case_id!r} {said}; give each repeat one outcome."
+    )
 
 
 def _said(passed: bool | None) -> str:

@@ -17,6 +17,7 @@ import msgspec
 from evalflow.adapters.journal import Journal
 from evalflow.adapters.lake import Lake
 from evalflow.adapters.tables import SUITE_RUNS
+from evalflow.core.attempts import Attempts
 from evalflow.errors import BadInputError
 
 SuiteVerdict = Literal["pass", "fail", "unscored"]
@@ -36,11 +37,16 @@ class RunKey(NamedTuple):
 
 @dataclass(frozen=True)
 class SuiteRun:
-    """One run: its key, what the team calls the candidate, and pass, fail or unscored (None) by case."""
+    """One run: its key, what the team calls the candidate, and how often each case passed, failed or went unscored."""
 
     key: RunKey
     name: str | None
-    outcomes: dict[str, bool | None]
+    attempts: dict[str, Attempts]
+
+    @property
+    def outcomes(self) -> dict[str, bool | None]:
+        """Pass, fail or unscored (None) by case: of several attempts the majority, a tie fails."""
+        return {case_id: tried.outcome for case_id, tried in self.attempts.items()}
 
 
 class RunAdded(NamedTuple):
@@ -51,11 +57,14 @@ class RunAdded(NamedTuple):
     standing: RunKey
 
 
-class _Line(msgspec.Struct, kw_only=True, frozen=True):
+class _Line(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """``attempts`` is written only where there are several: a run of one attempt each reads as it always has."""
+
     ran_on: str
     name: str | None
     case_id: str
     verdict: SuiteVerdict
+    attempts: list[SuiteVerdict] | None = None
 
 
 class SuiteRuns:
@@ -65,14 +74,20 @@ class SuiteRuns:
         self.journal = Journal(root, "suite runs")
 
     def add(
-        self, outcomes: Mapping[str, bool | None], ran_on: date, name: str | None, source: str, recorded_at: datetime
+        self, attempts: Mapping[str, Attempts], ran_on: date, name: str | None, source: str, recorded_at: datetime
     ) -> RunAdded:
         """Append one run; the same results of the same day under the same name add nothing."""
         lines = [
             msgspec.json.encode(
-                _Line(ran_on=str(ran_on), name=name, case_id=case_id, verdict=_VERDICTS[outcomes[case_id]])
+                _Line(
+                    ran_on=str(ran_on),
+                    name=name,
+                    case_id=case_id,
+                    verdict=_VERDICTS[attempts[case_id].outcome],
+                    attempts=_several(attempts[case_id]),
+                )
             )
-            for case_id in sorted(outcomes)
+            for case_id in sorted(attempts)
         ]
         with self.journal.exclusive():
             for held in self.journal.holding(lines):
@@ -101,11 +116,19 @@ class SuiteRuns:
         """
         (file,) = self.journal.files({key.run_id})
         lines = [msgspec.json.decode(line, type=_Line) for line in file.lines]
-        return SuiteRun(key, lines[0].name, {line.case_id: _OUTCOMES[line.verdict] for line in lines})
+        attempts = {
+            line.case_id: Attempts(tuple(_OUTCOMES[verdict] for verdict in line.attempts or [line.verdict]))
+            for line in lines
+        }
+        return SuiteRun(key, lines[0].name, attempts)
 
     def publish(self, lake: Lake) -> None:
         """Bring the lake's table ``suite_runs`` up to date."""
         self.journal.publish(lake, SUITE_RUNS, _row)
+
+
+def _several(tried: Attempts) -> list[SuiteVerdict] | None:
+    return [_VERDICTS[passed] for passed in tried.outcomes] if tried.n_attempts > 1 else None
 
 
 def _key_of(name: str) -> RunKey:

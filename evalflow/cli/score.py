@@ -11,7 +11,8 @@ from rich.table import Table
 
 from evalflow.adapters.home import Home, open_home
 from evalflow.adapters.results import read_results
-from evalflow.cli.gate import left_out_of, print_left_aside
+from evalflow.cli.gate import left_out_of
+from evalflow.cli.gate_report import print_left_aside
 from evalflow.cli.terminal import AsJson, HomeOption, counted, day_of, err, out, print_bad_lines, print_json, shown
 from evalflow.core.calendar import monday_of, sunday_of
 from evalflow.errors import BadInputError, CannotTellError, ExitCode, UsageError

@@ -47,9 +47,12 @@ class Unqualified:
 
 @dataclass(frozen=True)
 class PassRate:
-    """Passed of scored cases; ``interval`` is Wilson's at 95 %. ``rate`` is None where nothing was scored."""
+    """Passed of scored cases; ``interval`` is Wilson's at 95 %. ``rate`` is None where nothing was scored.
 
-    passed: int
+    ``passed`` is whole where each case was tried once; else each case counts with its share of passed attempts.
+    """
+
+    passed: float
     scored: int
     rate: float | None
     interval: Interval
@@ -63,7 +66,8 @@ class BinResult:
     production_share: float | None
     n_cases: int
     n_scored: int
-    n_passed: int
+    n_passed: float
+    """Whole where each case was tried once; else the sum of the cases' shares of passed attempts."""
 
     @property
     def pass_rate(self) -> float | None:
@@ -125,12 +129,15 @@ def covered_score(rows: Sequence[BinResult], m_eff: float | None) -> CoveredScor
 
 def results_by_bin(
     suite: Sequence[SuiteCase],
-    outcome: Mapping[str, bool | None],
+    outcome: Mapping[str, float | None],
     production_share: Mapping[str, float] | Unqualified,
 ) -> tuple[BinResult, ...]:
-    """Every bin with traffic or cases, by share, largest first; ``outcome`` holds a key for each case of the suite."""
+    """Every bin with traffic or cases, by share, largest first; ``outcome`` holds a key for each case of the suite.
+
+    An outcome is True, False, the share of attempts that passed, or None where none was scored.
+    """
     shares = {} if isinstance(production_share, Unqualified) else production_share
-    inside: dict[str, list[bool | None]] = defaultdict(list)
+    inside: dict[str, list[float | None]] = defaultdict(list)
     for case in suite:
         if case.bin is not None:
             inside[case.bin].append(outcome[case.case_id])
@@ -140,7 +147,7 @@ def results_by_bin(
             production_share=None if isinstance(production_share, Unqualified) else shares.get(name, 0.0),
             n_cases=len(inside[name]),
             n_scored=sum(passed is not None for passed in inside[name]),
-            n_passed=sum(passed is True for passed in inside[name]),
+            n_passed=sum(passed or 0 for passed in inside[name]),
         )
         for name in sorted({*shares, *inside})
     ]
