@@ -57,11 +57,12 @@ class JudgeServer:
     """The server; as a context manager it serves from entering to leaving.
 
     ``faults`` strike one request each, in order; ``always`` strikes every request after them; ``fault_of`` decides by
-    what was asked. ``answer`` writes the content of a good answer.
+    what was asked. ``answer`` writes the content of a good answer from what is to be graded, ``say`` from the request.
     """
 
     def __init__(self, answer: Callable[[dict[str, str]], str] = by_word) -> None:
         self.answer = answer
+        self.say: Callable[[Asked], str] = lambda asked: self.answer(asked.document)
         self.faults: list[Fault] = []
         self.always: Fault | None = None
         self.fault_of: Callable[[Asked], Fault | None] = lambda asked: None
@@ -167,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, self._completion(judge, asked, fault))
 
     def _completion(self, judge: JudgeServer, asked: Asked, fault: Fault | None) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", "content": judge.answer(asked.document)}
+        message: dict[str, Any] = {"role": "assistant", "content": judge.say(asked)}
         if fault == "nonsense":
             message["content"] = "Well, I would say that it is a pass."
         elif fault == "cut_off":

@@ -1,8 +1,9 @@
-"""The judge's OpenAI-compatible endpoint: one question out, one answer or one clear sentence back.
+"""An OpenAI-compatible endpoint, the judge's or the system under test's: one question out, one answer or one clear
+sentence back.
 
 Through the official client, which retries and honours rate limits. The key is never part of a message.
-Keep out: what is asked about how many items, and the cache (``judge.py``, ``naming.py``); costs (``spending.py``); the
-form of question and answer (``core/grading.py``, ``core/labels.py``).
+Keep out: what is asked about how many items, and the cache (``judge.py``, ``naming.py``, ``system.py``); costs
+(``spending.py``); the form of question and answer (``core/grading.py``, ``core/labels.py``).
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from evalflow.settings import Judge, shown_url
+from evalflow.settings import Judge, System, shown_url
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI, OpenAIError
@@ -28,13 +29,14 @@ Answer = TypeVar("Answer")
 class Question(Generic[Answer]):
     """A kind of question: the form of its answers, and how one is read.
 
-    ``purpose`` is what the header says, ``name`` the schema's name. ``parse`` takes any text; ``is_of_form`` tells
+    ``purpose`` is what the header says, ``name`` the schema's name. Without a schema any text is an answer, and the
+    endpoint is asked as it serves its users: with no setting of ours. ``parse`` takes any text; ``is_of_form`` tells
     whether it held an answer. ``missing`` is the answer where none came, from what the endpoint did instead.
     """
 
     purpose: str
     name: str
-    schema: dict[str, Any]
+    schema: dict[str, Any] | None
     parse: Callable[[str], Answer]
     is_of_form: Callable[[str], bool]
     missing: Callable[[str], Answer]
@@ -84,18 +86,11 @@ class Reply(NamedTuple, Generic[Answer]):
 class Endpoint(Generic[Answer]):
     """One endpoint, asked one kind of question; the form of request that it takes is learned from what it refuses."""
 
-    def __init__(self, client: "AsyncOpenAI", settings: Judge, question: Question[Answer]) -> None:
+    def __init__(self, client: "AsyncOpenAI", settings: Judge | System, question: Question[Answer]) -> None:
         self.client, self.settings, self.question = client, settings, question
         self.secrets = [secret for secret in (client.api_key, client.admin_api_key) if secret and secret != NO_KEY]
         self.shown_url = shown_url(str(client.base_url))
-        self.form: dict[str, Any] = {
-            "temperature": 0,
-            "max_tokens": settings.max_answer_tokens,
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": question.name, "strict": True, "schema": question.schema},
-            },
-        }
+        self.form = _form_of(question, settings)
         self.is_form_accepted = False
 
     def has_usable_key(self) -> bool:
@@ -137,8 +132,8 @@ class Endpoint(Generic[Answer]):
             completion = msgspec.json.decode(body, type=_Completion)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise UnusableError(
-                f"The judge endpoint {self.shown_url} answers with something other than a chat completion; "
-                "correct judge.base_url, which mostly ends in /v1."
+                f"The {self.settings.section} endpoint {self.shown_url} answers with something other than a chat completion; "
+                f"correct {self.settings.section}.base_url, which mostly ends in /v1."
             ) from None
         question, usage = self.question, completion.usage
         if not completion.choices:
@@ -163,26 +158,28 @@ class Endpoint(Generic[Answer]):
         from openai import APIStatusError, APITimeoutError
 
         url, model, tries = self.shown_url, self.settings.model, 1 + self.settings.max_retries
+        section = self.settings.section
+        endpoint = f"The {section} endpoint {url}"
         if isinstance(error, APITimeoutError):
             return (
-                f"The judge endpoint {url} did not answer for {model!r} within {self.settings.timeout_s:g} s in {tries} tries; "
-                "raise judge.timeout_s or lower judge.concurrency."
+                f"{endpoint} did not answer for {model!r} within {self.settings.timeout_s:g} s in {tries} tries; "
+                f"raise {section}.timeout_s or lower {section}.concurrency."
             )
         if not isinstance(error, APIStatusError):
-            return f"The judge endpoint {url} cannot be reached for {model!r} in {tries} tries; start it or correct judge.base_url."
+            return (
+                f"{endpoint} cannot be reached for {model!r} in {tries} tries; start it or correct {section}.base_url."
+            )
         status = error.status_code
         if status in (401, 403):
-            return f"The judge endpoint {url} refuses the key for {model!r} (HTTP {status}); set EVALFLOW_JUDGE__API_KEY to one that it accepts."
+            return f"{endpoint} refuses the key for {model!r} (HTTP {status}); set EVALFLOW_{section.upper()}__API_KEY to one that it accepts."
         if status == 404:
-            return (
-                f"The judge endpoint {url} knows no model {model!r} (HTTP 404); correct judge.model or judge.base_url."
-            )
+            return f"{endpoint} knows no model {model!r} (HTTP 404); correct {section}.model or {section}.base_url."
         if status == 429:
             return (
-                f"The judge endpoint {url} still turns requests for {model!r} away after {tries} tries (HTTP 429); "
-                "lower judge.concurrency, look at the account's limits, or run again later."
+                f"{endpoint} still turns requests for {model!r} away after {tries} tries (HTTP 429); "
+                f"lower {section}.concurrency, look at the account's limits, or run again later."
             )
-        return f"The judge endpoint {url} answers for {model!r} with HTTP {status} in {tries} tries; run again when it is well."
+        return f"{endpoint} answers for {model!r} with HTTP {status} in {tries} tries; run again when it is well."
 
     def _redacted(self, text: str) -> str:
         for secret in self.secrets:
@@ -190,7 +187,7 @@ class Endpoint(Generic[Answer]):
         return text
 
 
-def client_of(settings: Judge, key: str, purpose: str) -> "AsyncOpenAI":
+def client_of(settings: Judge | System, key: str, purpose: str) -> "AsyncOpenAI":
     from openai import AsyncOpenAI
 
     return AsyncOpenAI(
@@ -200,6 +197,18 @@ def client_of(settings: Judge, key: str, purpose: str) -> "AsyncOpenAI":
         max_retries=settings.max_retries,
         default_headers={PURPOSE_HEADER: purpose},
     )
+
+
+def _form_of(question: Question[Any], settings: Judge | System) -> dict[str, Any]:
+    """What a request says beside its messages, of which ``_simpler`` may have to take away again."""
+    if question.schema is None or isinstance(settings, System):
+        return {}
+    schema = {"name": question.name, "strict": True, "schema": question.schema}
+    return {
+        "temperature": 0,
+        "max_tokens": settings.max_answer_tokens,
+        "response_format": {"type": "json_schema", "json_schema": schema},
+    }
 
 
 def _simpler(form: dict[str, Any], said: str, may_guess: bool) -> dict[str, Any] | None:
