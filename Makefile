@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+TOOLS ?= .venv-tools
 BANKING ?=
 BANKING77 ?=
 ARENA ?=
@@ -9,7 +10,7 @@ TAU ?=
 MINT ?=
 HOMES ?= $(abspath data/evidence)
 
-.PHONY: setup demo test lint evidence clean
+.PHONY: setup tools demo test lint evidence clean
 
 setup: $(VENV)/.installed
 
@@ -17,6 +18,18 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[model,dev]'
+	touch $@
+
+tools: $(TOOLS)/.installed
+
+# The tools that exports are for, so that test_export_tools.py can load each export by the tool's own code. They pin other
+# versions than evalflow does, hence a folder of their own. promptfoo's optional packages are a gigabyte of providers; of
+# them only its database is needed. Needs node and npm; without this folder the tests are skipped.
+$(TOOLS)/.installed: evalflow_tests/tool_loaders/requirements.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile -r $<
+	npm install --silent --no-package-lock --omit=optional --omit=peer --ignore-scripts --prefix $(TOOLS) \
+		promptfoo@0.121.20 @libsql/linux-x64-gnu@0.5.29
 	touch $@
 
 demo: setup
@@ -32,7 +45,7 @@ lint: setup
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) data/demo/home data/evidence .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TOOLS) data/demo/home data/evidence .mypy_cache .ruff_cache .hypothesis
 
 # The slow proofs of docs/evidence.md. The capital names are folders with the data that the page names; HOMES is where
 # the homes of the banking stream are made and kept.
