@@ -11,6 +11,7 @@ import dagster as dg
 import pytest
 
 from evalflow.adapters.home import open_home, write_setting
+from evalflow.core.records import Provenance
 from evalflow.runner import instance_of
 from evalflow_tests.small_world import write_jsonl
 from evalflow_tests.test_cli import evalflow
@@ -44,8 +45,25 @@ PROMOTED = {
         "reviewer_kind": "human",
         "reviewed_at": "2026-06-02T08:00:00Z",
         "expected_from": "human",
+        "queue": "delivery",
+        "inclusion_probability": 0.2,
+        "label_probability": 0.05,
+        "comments": ["charged at noon"],
+        "open_codes": ["second charge unseen"],
+        "review_tags": ["billing"],
+        "policy": None,
+        "reproduction": {
+            "attempts": 5,
+            "failed": 4,
+            "unscored": 1,
+            "system": "shop.py:answer",
+            "system_version": "v3",
+            "scorer": "judge",
+            "at": "2026-06-02T07:00:00Z",
+        },
     },
     "merged_trace_ids": ["t-9"],
+    "n_merged_failures": 1,
 }
 FIELDS = [
     "case_id",
@@ -63,9 +81,10 @@ FIELDS = [
     "weight_parts",
     "provenance",
     "merged_trace_ids",
+    "n_merged_failures",
     "is_random_draw",
 ]
-KEPT = ("is_regression", "weight", "weight_parts", "provenance", "merged_trace_ids")
+KEPT = ("is_regression", "weight", "weight_parts", "provenance", "merged_trace_ids", "n_merged_failures")
 
 
 @pytest.fixture(scope="module")
@@ -97,16 +116,25 @@ def test_an_export_carries_what_promotion_knows(home: Path, tmp_path: Path) -> N
     out = tmp_path / "suite.jsonl"
     said = evalflow("golden", "export", "--out", out, "--json", home=home)
     assert said.code == 0
+    locked = json.loads(out.with_name("suite.jsonl.lock.json").read_text())
+    loss = json.loads(out.with_name("suite.jsonl.loss.json").read_text())
     assert said.document == {
+        "format": "native",
+        "as_of": TODAY,
         "cases": 2,
         "path": str(out),
         "regressions": 1,
         "regressions_path": str(tmp_path / "regressions.jsonl"),
+        "suite_hash": locked["suite_hash"],
+        "lock_path": f"{out}.lock.json",
+        "loss_path": f"{out}.loss.json",
+        "loss": {"fields": loss["fields"], "cases": []},
     }
     plain, promoted = lines_of(out)
     assert list(plain) == list(promoted) == FIELDS
-    assert [plain[name] for name in KEPT] == [False, 1.0, None, None, []]
+    assert [plain[name] for name in KEPT] == [False, 1.0, None, None, [], 0]
     assert {name: promoted[name] for name in KEPT} == {name: PROMOTED[name] for name in KEPT}
+    assert set(PROMOTED["provenance"]) == set(Provenance.__struct_fields__), "every field is tried here"
 
 
 def test_without_a_taxonomy_the_bins_are_null_and_the_reason_is_said(home: Path) -> None:
@@ -281,3 +309,96 @@ def test_retiring_needs_a_case_and_a_reason(home: Path, arguments: tuple[str, ..
     said = evalflow("golden", "retire", *arguments, home=home)
     assert said.code == 2
     assert said.message.startswith(message)
+
+
+# -- revise ------------------------------------------------------------------------------------------------
+
+
+def test_a_frozen_case_changes_by_revision_alone_and_its_history_says_why(home: Path, tmp_path: Path) -> None:
+    edited = write_jsonl(tmp_path / "edited.jsonl", [PLAIN, {**PROMOTED, "expected_output": "Says sorry."}])
+    said = evalflow("golden", "import", edited, home=home)
+    assert (said.code, said.out.splitlines()) == (
+        4,
+        [
+            "0 cases added to the ledger; 2 there already.",
+            "1 frozen case stays as it is: promoted; `evalflow golden revise CASE_ID --expected-output ... --because ...` "
+            "changes one, with its reason.",
+        ],
+    )
+    assert evalflow("golden", "import", edited, "--json", home=home).document["frozen"] == ["promoted"]
+
+    revise = ("golden", "revise", "promoted", "--expected-output", "Says sorry.", "--because", "law", "--by", "ann")
+    said = evalflow(*revise, home=home)
+    assert (said.code, said.out.partition(";")[0]) == (0, f"promoted, a frozen regression, is version 2 from {TODAY}")
+    assert evalflow(*revise, "--json", home=home).document["unchanged"] == 1
+    assert evalflow("golden", "import", edited, home=home).code == 0, "file and ledger agree again"
+    with instance_of(open_home(home)) as instance:
+        assert TODAY in instance.get_materialized_partitions(dg.AssetKey("golden_ledger"))
+
+    first, second = evalflow("golden", "history", "promoted", "--json", home=home).document["versions"]
+    assert (first["kind"], first["changed"]) == ("import", [])
+    assert {name: second[name] for name in ("kind", "who", "because", "changed")} == {
+        "kind": "revision",
+        "who": "ann",
+        "because": "law",
+        "changed": ["expected_output"],
+    }
+    (change,) = evalflow("golden", "diff", "2026-06-03", TODAY, "--json", home=home).document["changed"]
+    assert (change["fields"], change["because"]) == (["expected_output"], ["law"])
+    assert change["before"] == {"expected_output": "Names both charges and refunds one."}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("plain", "--because", "x"), "Nothing is said to change; give --expected-output, --input or both."),
+        (("plain", "--because", " ", "--input", "x"), "--because is empty; say what it should be."),
+        (("plain", "--because", "x", "--input", " "), "--input is empty; say what it should be."),
+        (("nobody", "--because", "x", "--input", "y"), "There is no case 'nobody' in the golden set;"),
+    ],
+)
+def test_a_revision_needs_a_case_a_reason_and_something_new(
+    home: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    said = evalflow("golden", "revise", *arguments, home=home)
+    assert (said.code, said.message.startswith(message)) == (2, True)
+
+
+# -- a ledger that was touched by hand ------------------------------------------------------------------------
+
+READERS = (
+    ("golden", "list"),
+    ("golden", "export"),
+    ("golden", "diff", "2026-06-01"),
+    ("golden", "audit"),
+    ("golden", "growth"),
+    ("golden", "history", "plain"),
+    ("golden", "latency"),
+    ("golden", "retire", "plain", "--because", "x"),
+    ("golden", "revise", "plain", "--input", "y", "--because", "x"),
+    ("gate", "RESULTS"),
+    ("triage", "list"),
+    ("promote",),
+)
+
+
+def test_every_command_answers_an_edited_and_a_missing_case_with_one_sentence_and_what_to_do(
+    home: Path, tmp_path: Path
+) -> None:
+    results = write_jsonl(tmp_path / "results.jsonl", [{"case_id": "plain", "pass": True}])
+    (path,) = (home / "ledger").glob("*.jsonl")
+    content = path.read_bytes()
+    for harm, words in ((content.replace(b"my parcel", b"my purse"), "was changed after"), (None, "is gone")):
+        path.write_bytes(harm) if harm else path.unlink()
+        for reader in READERS:
+            said = evalflow(*(results if word == "RESULTS" else word for word in reader), home=home)
+            assert (said.code, words in said.message) == (4, True), (reader, said)
+            assert str(path) in said.message
+            assert "restore it from a backup" in said.message
+        seen = evalflow("golden", "verify", "--json", home=home)
+        assert (seen.code, seen.document["is_whole"]) == (4, False)
+    lost = evalflow("golden", "verify", "--accept-loss", "--because", "no backup", "--json", home=home)
+    assert (lost.code, lost.document["is_whole"]) == (0, True)
+    assert evalflow("golden", "list", "--json", home=home).document == []
+    again = evalflow("golden", "verify", "--accept-loss", "--because", "no backup", home=home)
+    assert (again.code, again.message) == (2, "No file of the ledger is gone; there is no loss to accept.")

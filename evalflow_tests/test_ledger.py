@@ -36,7 +36,7 @@ def suite(ledger: Ledger, day: date) -> dict[str, str]:
 
 
 def only_file(ledger: Ledger) -> Path:
-    (path,) = ledger.journal.root.iterdir()
+    (path,) = ledger.journal.root.glob("*.jsonl")
     return path
 
 
@@ -46,7 +46,7 @@ def test_importing_the_same_cases_twice_adds_nothing(ledger: Ledger) -> None:
     again = ledger.import_cases(cases, "suite.jsonl", JUNE_20)
     assert (len(first.added), first.unchanged) == (2, 0)
     assert (again.added, again.unchanged, again.path) == ([], 2, None)
-    assert len(list(ledger.journal.root.iterdir())) == 1
+    assert len(list(ledger.journal.root.glob("*.jsonl"))) == 1
 
 
 def test_a_case_counts_from_the_day_it_was_created_or_else_recorded(ledger: Ledger) -> None:
@@ -82,9 +82,6 @@ def test_importing_the_old_file_again_keeps_what_promotion_has_filled_in(unsaid:
     assert (again.added, again.unchanged) == ([], 1)
     (tagged,) = ledger.import_cases([msgspec.structs.replace(from_file, tags=["vip"])], "suite.jsonl", JUNE_20).added
     assert (tagged.version, tagged.expected_output, tagged.is_regression) == (3, "On its way.", True)
-    answered = msgspec.structs.replace(from_file, expected_output="In the post.")
-    (corrected,) = ledger.import_cases([answered], "suite.jsonl", JUNE_20).added
-    assert corrected.expected_output == "In the post."
 
 
 def test_the_same_case_twice_in_one_file_is_two_versions_or_one(ledger: Ledger) -> None:

@@ -74,6 +74,7 @@ final as (
         first_queued.occurred_at,
         first_queued.queued_on,
         first_queued.source,
+        first_queued.queue,
         first_queued.priority,
         first_queued.bin_id,
         first_queued.bin_label,
@@ -92,7 +93,10 @@ final as (
         first_named.effective_on,
         first_queued.queued_on - cast(first_queued.occurred_at as date) as days_to_queue,
         {{ days_between('first_queued.occurred_at', 'answers.first_reviewed_at') }} as days_to_review,
-        {{ days_between('first_queued.occurred_at', 'first_named.recorded_at') }} as days_to_gate
+        greatest(
+            {{ days_between('first_queued.occurred_at', 'first_named.recorded_at') }},
+            {{ days_between('first_queued.occurred_at', 'cast(first_named.effective_on as timestamp)') }}
+        ) as days_to_gate
     from first_queued
     left join answers on first_queued.trace_id = answers.trace_id
     left join first_named on first_queued.trace_id = first_named.trace_id

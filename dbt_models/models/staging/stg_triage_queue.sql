@@ -1,6 +1,22 @@
-with source as (
+with queue as (
 
     select * from {{ source('lake', 'triage_queue') }}
+
+),
+
+batch as (
+
+    select * from {{ source('lake', 'error_batch') }}
+
+),
+
+source as (
+
+    select * from queue
+
+    union all by name
+
+    select * from batch
 
 ),
 
@@ -15,9 +31,11 @@ final as (
         source,
         reason,
         priority,
+        coalesce(queue, 'general') as queue,
         bin as bin_id,
         label as bin_label,
         selected_by,
+        label_probability,
         queued_on,
         taxonomy_id
     from source
