@@ -7,7 +7,7 @@ fourth after it has taken hold of the ledger, every fourth at the write itself. 
 whole and hold all of the promotion or nothing of it; after `evalflow promote` once more the suite, the lake's table
 and Dagster's view must be the undisturbed ones, and no Dagster run may be left as started. HOME itself is only read.
 
-    python benchmarks/promotion_kill.py HOME [--times 30] [--seed 1] [--budget 80]
+    python benchmarks/promotion_kill.py HOME [--times 100] [--seed 1] [--budget 80]
 """
 
 import argparse
@@ -255,7 +255,7 @@ def _command(home: Path, *arguments: str) -> list[str]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("home", help="a home whose traces are measured; it is only read")
-    parser.add_argument("--times", type=int, default=30)
+    parser.add_argument("--times", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--budget", type=int, default=80, help="labels, where the queue is empty")
     return parser.parse_args()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evalflow.core.dedup import Duplicate, KnownInputs, with_context
+from evalflow.core.dedup import LONG_INPUT, Duplicate, KnownInputs, allowed_distance, turn_before, with_context
 
 EAST, NORTH = np.array([1.0, 0.0]), np.array([0.0, 1.0])
 texts = st.text(max_size=40)
@@ -230,3 +230,96 @@ def test_a_short_answer_is_compared_with_the_turn_that_it_answers() -> None:
     assert with_context("yes", None) == "yes"
     question = "How do I change the address of my order?"
     assert with_context(question, asked) == question
+
+
+# -- after the same turn --------------------------------------------------------------------------------------
+
+CARD, TRANSFER = "I ordered a card. It is on its way.", "I sent money to Spain. It has left your account."
+
+
+@pytest.mark.parametrize(
+    "text", ["and how long does that take now", "And how long does that take now?!", "how long is it"]
+)
+def test_the_same_words_after_another_turn_are_not_the_same(text: str) -> None:
+    """In every stage: exact, near and by meaning; the input is then named as what it would repeat."""
+    inputs = known(distance=0.3)
+    inputs.add("card", "and how long does that take now", EAST, CARD)
+    assert inputs.duplicate_of(text, EAST, TRANSFER) is None
+    assert inputs.duplicate_of(text, EAST) is None
+    apart = inputs.apart_from(text, EAST, TRANSFER)
+    assert apart is not None
+    assert apart.name == "card"
+    again = inputs.duplicate_of(text, EAST, "I ordered a card! It's on its way.")
+    assert again is not None
+    assert again.name == "card"
+    assert inputs.apart_from(text, EAST, CARD) is None
+
+
+def test_of_inputs_with_the_same_words_the_one_after_the_same_turn_is_named() -> None:
+    inputs = known()
+    inputs.add("card", "how long does it take", EAST, CARD)
+    inputs.add("transfer", "how long does it take", EAST, TRANSFER)
+    inputs.add("alone", "how long does it take", EAST)
+    for name, before in (("card", CARD), ("transfer", TRANSFER), ("alone", "")):
+        assert inputs.duplicate_of("How long does it take?", EAST, before) == Duplicate(name, "exact", 1.0)
+
+
+def test_the_turn_before_is_the_last_of_the_user_with_what_was_answered() -> None:
+    turns = [
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "Hi."},
+        {"role": "user", "content": "a card"},
+        {"role": "assistant", "content": "Looking."},
+        {"role": "assistant", "content": "Ordered."},
+    ]
+    assert turn_before(turns) == "a card Looking. Ordered."
+    assert turn_before(turns[:1]) == "hello"
+    assert turn_before([{"role": "assistant", "content": "Welcome"}]) == "Welcome"
+    assert turn_before([]) == turn_before(None) == ""
+
+
+# -- long inputs ----------------------------------------------------------------------------------------------
+
+
+def test_of_a_long_input_the_words_decide_since_the_model_reads_only_its_beginning() -> None:
+    """Two documents with one beginning have one vector; they differ where the model did not look."""
+    opening = " ".join(f"clause {n} binds both parties" for n in range(60))
+    ends = (
+        "all invoices are paid within a month of delivery",
+        "goods may be returned unopened, at the cost of the buyer",
+    )
+    one, other = (f"{opening} and {end} as {end} says" for end in ends)
+    assert len(one) > LONG_INPUT
+    inputs = known(("one", one, EAST), near=0.9)
+    assert inputs.duplicate_of(other, EAST) is None
+    assert inputs.duplicate_of(one.upper(), EAST) == Duplicate("one", "exact", 1.0)
+    near = inputs.duplicate_of(one.replace("clause 7", "clause seven"), NORTH)
+    assert near is not None
+    assert near.stage == "near"
+    assert inputs.duplicate_of("what binds both parties", EAST) is None, (
+        "nor does a short text repeat a long one by meaning"
+    )
+
+
+def test_a_long_template_that_is_filled_in_anew_is_not_the_same() -> None:
+    """Of 12,000 characters a hundred differ: resemblance far above .9, and another question all the same."""
+    template = " ".join(f"rule {n}: be brief and kind" for n in range(450))
+    one = f"{template} Now answer: how do I reset the password of my account, which I have forgotten since last year?"
+    other = (
+        f"{template} Now answer: which of your shops in the north of town are open on the last Sunday of this month?"
+    )
+    assert known(("one", one, EAST), near=0.9).duplicate_of(other, NORTH) is None
+
+
+# -- the limit and the suite's size ---------------------------------------------------------------------------
+
+
+def test_the_limit_is_tight_up_to_a_small_suite_loose_from_a_large_one_and_log_linear_between() -> None:
+    """Halfway between 100 and 10,000 in log n lies 1,000: (.04 + .10) / 2 = .07."""
+    limits = [allowed_distance(n, 0.04, 0.10, 100, 10_000) for n in (0, 100, 1_000, 10_000, 10**6)]
+    assert limits == pytest.approx([0.04, 0.04, 0.07, 0.10, 0.10])
+
+
+@given(st.integers(0, 20_000), st.integers(0, 5_000))
+def test_a_larger_suite_never_has_a_tighter_limit(n: int, more: int) -> None:
+    assert 0.04 <= allowed_distance(n, 0.04, 0.1, 100, 1000) <= allowed_distance(n + more, 0.04, 0.1, 100, 1000) <= 0.1

@@ -1,10 +1,10 @@
-"""The commands that turn the flywheel: refresh, triage, promote.
+"""The commands that turn the flywheel: refresh, reproduce, promote.
 
 Everything that comes from traces is hostile text: `shown` stands between it and the terminal.
 """
 
 from datetime import date
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import polars as pl
 import typer
@@ -17,13 +17,18 @@ from evalflow.cli.terminal import (
     HomeOption,
     counted,
     day_of,
+    err,
     no_traces,
     out,
     print_json,
     print_waiting,
+    shortened,
     shown,
 )
 from evalflow.errors import CannotTellError, ExitCode
+
+if TYPE_CHECKING:
+    from evalflow.defs.reproduction import ReproduceRun
 
 app = typer.Typer()
 SHOWN_QUOTAS, SHOWN_NOTES = 15, 10
@@ -99,7 +104,10 @@ def promote(
     home: HomeOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Promote what people's answers have confirmed into the golden set."""
+    """Promote what people's answers have confirmed into the golden set.
+
+    Where a system is configured, a confirmed failure waits until `evalflow reproduce` has tried it. Safe to repeat.
+    """
     from evalflow.runner import instance_of
     from evalflow.runner import promote as start_promotion
 
@@ -119,12 +127,23 @@ def promote(
         )
     else:
         out.print("Nothing new to promote.")
+    for number, sentence in (
+        (report["by_policy"], "promoted by a policy, which nobody has looked at"),
+        (report["expected_from_judge"], "with an expected answer from the judge, which nobody has confirmed"),
+        (report["not_reproduced"], "that did not fail again and is no regression"),
+    ):
+        if number:
+            out.print(f"Of them {counted(number, 'case')} {sentence}.", soft_wrap=True)
+    if report["scrubbed"]:
+        out.print(f"Personal data found at this last look and replaced: {report['scrubbed']}.")
     if report["dismissed"]:
         out.print(f"{counted(report['dismissed'], 'trace')} dismissed so far: not a failure after all.")
+    if report["warning"]:
+        out.print(f"[yellow]dedup:[/yellow] {shown(report['warning'])}", soft_wrap=True)
     for note in report["notes"][:SHOWN_NOTES]:
         out.print(shown(note), soft_wrap=True)
     if len(report["notes"]) > SHOWN_NOTES:
-        out.print(f"{len(report['notes']) - SHOWN_NOTES} more were merged: --json shows all.")
+        out.print(f"{len(report['notes']) - SHOWN_NOTES} more notes: --json shows all.")
     print_waiting(report["waiting"])
     jsd = report["jsd_raw"]
     if jsd and jsd["predicted"] is not None and jsd["actual"] is not None:
@@ -136,13 +155,109 @@ def promote(
         )
 
 
+@app.command(epilog="Example: evalflow reproduce --system python:my_app.evals:answer --scorer judge")
+def reproduce(
+    trace_ids: Annotated[
+        list[str] | None, typer.Argument(help="These traces only. Default: all that are ready to be promoted.")
+    ] = None,
+    attempts: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Calls for each trace. Default: promotion.attempts.")
+    ] = None,
+    system: Annotated[
+        str | None,
+        typer.Option(help="python:package.module:function or an endpoint's address. Default: the settings [system]."),
+    ] = None,
+    scorer: Annotated[
+        str | None,
+        typer.Option(help="exact, contains, judge or python:package.module:function. Default: system.scorer."),
+    ] = None,
+    home: HomeOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the system what is ready to be promoted, several times each: does it fail again?
+
+    The attempts are kept, and promotion reads them: how difficult a case is, and whether a failure becomes a frozen
+    regression. Safe to stop and to repeat: only what is missing is asked.
+    """
+    from evalflow.defs.reproduction import reproduce as start
+
+    workspace = open_home(home).prepare()
+
+    def said(done: int, total: int) -> None:
+        if not as_json and (done % 50 == 0 or done == total):
+            err.print(f"{done} of {total} calls", highlight=False)
+
+    run = start(workspace, trace_ids or (), attempts, system, scorer, said)
+    workspace.publish()
+    if as_json:
+        print_json(_reproduced_document(run))
+    else:
+        _print_reproduced(run)
+    if run.stopped is not None:
+        raise typer.Exit(ExitCode.UNREACHABLE)
+
+
 # -- printing ------------------------------------------------------------------------------------------------
+
+
+def _reproduced_document(run: "ReproduceRun") -> dict[str, Any]:
+    """What `evalflow reproduce --json` prints. Keys are only ever added."""
+    return {
+        "system": run.system,
+        "scorer": run.scorer,
+        "attempts_wanted": run.attempts,
+        "calls": run.n_asked,
+        "calls_without_result": run.n_broken,
+        "usd": run.paid_usd,
+        "stopped": run.stopped,
+        "traces": [
+            {
+                "trace_id": row.trace_id,
+                "is_failure": row.is_failure,
+                "attempts": row.reproduction.attempts,
+                "failed": row.reproduction.failed,
+                "unscored": row.reproduction.unscored,
+            }
+            for row in run.traces
+        ],
+        "waiting": run.waiting,
+    }
+
+
+def _print_reproduced(run: "ReproduceRun") -> None:
+    if not run.traces and not run.n_asked:
+        out.print("No trace is ready to be promoted, so there is nothing to try.")
+        print_waiting(run.waiting)
+        return
+    failures = [row for row in run.traces if row.is_failure]
+    again = sum(row.reproduction.failed > 0 for row in failures)
+    out.print(
+        f"[bold]{again} of {counted(len(failures), 'confirmed failure')}[/bold] failed again on {shown(run.system)}; "
+        f"{counted(run.n_asked, 'call')} now{f', USD {run.paid_usd:.4f}' if run.paid_usd else ''}.",
+        soft_wrap=True,
+    )
+    table = Table("trace", "failed", "scored", "unscored", "request")
+    for row in run.traces[:SHOWN_QUOTAS]:
+        held = row.reproduction
+        cells = (str(held.failed), str(held.attempts - held.unscored), str(held.unscored))
+        table.add_row(shown(row.trace_id), *cells, shown(shortened(row.text, 60)))
+    out.print(table)
+    if len(run.traces) > SHOWN_QUOTAS:
+        out.print(f"{len(run.traces) - SHOWN_QUOTAS} more traces: --json shows all.")
+    if run.n_broken:
+        out.print(
+            f"[yellow]{counted(run.n_broken, 'call')} came to nothing[/yellow] and will be made again by the same command."
+        )
+    if run.stopped is not None:
+        out.print(f"[yellow]stopped:[/yellow] {shown(run.stopped)}", soft_wrap=True)
+    print_waiting(run.waiting)
+    out.print("Next: evalflow promote")
 
 
 def _recorded_document(home: Home, week: date) -> dict[str, Any]:
     from evalflow.defs.queue import queued_items
 
-    items = [item for item in queued_items(home) if item.week == week]
+    items = [item for item in queued_items(home) if item.is_of(week)]
     queue = {
         "traces": len(items),
         "waiting": sum(item.is_waiting for item in items),
@@ -172,6 +287,7 @@ def _refresh_document(
         "budget": head.get("budget"),
         "target_jsd": head.get("target_jsd"),
         "failure_labels": head.get("failure_labels"),
+        "calibration_labels": head.get("calibration_labels"),
         "jsd_raw_before": head.get("jsd_raw_before"),
         "jsd_raw_predicted": head.get("jsd_raw_predicted"),
         "golden_cases": int(plan["golden_cases"].sum()) if len(plan) else 0,

@@ -4,7 +4,6 @@
 asset on purpose: coverage reads it and promotion writes it, a cycle that Dagster would refuse.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -15,20 +14,31 @@ import msgspec
 import numpy as np
 from pydantic import Field
 
+from evalflow.adapters.attempts import KeptAttempt, input_hash
 from evalflow.adapters.embedder import Embedder
 from evalflow.adapters.home import Home
 from evalflow.adapters.ledger import CaseVersion
 from evalflow.adapters.scrubber import Scrubber
+from evalflow.adapters.system import has_system
 from evalflow.adapters.tables import COVERAGE_METRICS, REFRESH_PLAN
 from evalflow.core.calendar import sunday_of
-from evalflow.core.dedup import KnownInputs, with_context
-from evalflow.core.promotion import weigh, weight_of
-from evalflow.core.records import Provenance
-from evalflow.core.reviewing import BY_REVIEWER
+from evalflow.core.dedup import turn_before, with_context
+from evalflow.core.promotion import is_hard, severity_part, tried_by, weigh, weight_of, why_not_yet
+from evalflow.core.records import Provenance, Reproduction, Severity
+from evalflow.core.reviewing import BY_REVIEWER, COVERAGE_SOURCES, SEVERITIES
 from evalflow.core.text import text_hash
+from evalflow.defs.candidates import (
+    Candidate,
+    candidates_of,
+    conversation_of,
+    propose,
+    reproduction_of,
+    task_of_trace,
+)
 from evalflow.defs.coverage import measure_week
+from evalflow.defs.duplicates import calibration_warning, known_inputs
 from evalflow.defs.partitions import Partitions
-from evalflow.defs.queue import Item, queued_items
+from evalflow.defs.queue import Item
 from evalflow.defs.resources import HomeResource
 from evalflow.defs.station import OWNERS
 from evalflow.errors import EvalflowError, UsageError
@@ -48,7 +58,12 @@ class PromotionConfig(dg.Config):
 
 @dataclass(frozen=True)
 class Promotion:
-    """What a promotion did: new cases, cases that took in duplicates with a note on each, what has to wait and why."""
+    """What a promotion did.
+
+    New cases, cases that took in duplicates, a note on each thing worth knowing, and what has to wait and why.
+    ``n_by_policy`` of the new cases were looked at by nobody, for ``n_expected_by_judge`` nobody wrote what would be
+    right, ``n_not_reproduced`` did not fail again. ``n_scrubbed``: personal data found at this last look.
+    """
 
     effective_on: date
     promoted: list[CaseVersion]
@@ -56,6 +71,13 @@ class Promotion:
     notes: list[str]
     waiting: list[str]
     n_dismissed: int
+    n_by_policy: int
+    n_expected_by_judge: int
+    n_not_reproduced: int
+    n_scrubbed: int
+    judge_usd: float
+    duplicate_distance: float
+    warning: str | None
 
 
 def golden_specs(partitions: Partitions) -> list[dg.AssetSpec]:
@@ -65,7 +87,7 @@ def golden_specs(partitions: Partitions) -> list[dg.AssetSpec]:
             group_name=GROUP,
             owners=OWNERS,
             kinds={"json"},
-            description="A person's answer about a queued trace. Append-only; written by `evalflow triage import`.",
+            description="A person's answer about a queued trace. Append-only; written by `evalflow triage import` and `evalflow review`.",
         ),
         dg.AssetSpec(
             LEDGER_ASSET,
@@ -84,10 +106,10 @@ def golden_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
         group_name=GROUP,
         owners=OWNERS,
         kinds={"json"},
-        code_version="1",
+        code_version="2",
         deps=[REVIEWS_ASSET, "triage_queue"],
-        description="Promotes every answered and confirmed trace that is not promoted yet into golden_ledger: deduplicated, "
-        "weighed, with its provenance. What has to wait is listed with the reason.",
+        description="Promotes every answered and confirmed trace that is not promoted yet into golden_ledger: tried again where "
+        "the system can be called, deduplicated, weighed, with its provenance. What has to wait is listed with the reason.",
     )
     def golden_set(
         context: dg.AssetExecutionContext, config: PromotionConfig, home: HomeResource
@@ -102,107 +124,170 @@ def golden_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
 
 
 def promote(home: Home, effective_on: date) -> Promotion:
-    """Write the cases that people's answers have confirmed to the ledger, as one file; safe to repeat and to kill."""
+    """Write the confirmed cases to the ledger as one file; safe to repeat, to kill, and to run twice at once."""
+    proposed = propose(home, effective_on)  # before the ledger is held: an endpoint takes its time
     with home.ledger.held():
-        items = [item for item in queued_items(home) if item.case_id is None]
-        confirmed = [item for item in items if item.decision.state == "confirmed"]
-        repeats = [item for item in items if item.decision.state == "duplicate" and item.decision.duplicate_of]
-        waiting = [item.decision.why for item in items if item.decision.why]
+        found = candidates_of(home, effective_on, proposed)
         suite = home.ledger.newest()
         writer = _Writer(home, suite, effective_on)
-        for item in confirmed:
-            writer.add(item)
-        for item in repeats:
-            target = str(item.decision.duplicate_of)
+        waiting = list(found.waiting)
+        for candidate in found.ready:
+            waiting += writer.take(candidate)
+        for item in found.items:
+            target = item.decision.duplicate_of
+            if item.decision.state != "duplicate" or not target:
+                continue
             if target in writer.known.names:
-                writer.merge(target, item, "named by a reviewer")
+                writer.merge(target, item, item.decision.severity, _seems_failed(item), None, "named by a reviewer")
             else:
                 waiting.append(
-                    f"{item.row['trace_id']}: it is said to repeat {target!r}, which is no case of the suite; correct duplicate_of"
+                    f"{item.trace_id}: it is said to repeat {target!r}, which is no case of the suite; correct duplicate_of"
                 )
         home.ledger.record("promotion", writer.versions, "reviews", home.now())
+    promoted = [version for version in writer.versions if version.case_id not in suite]
+    known = [version.provenance for version in promoted if version.provenance]
     return Promotion(
         effective_on,
-        [version for version in writer.versions if version.case_id not in suite],
+        promoted,
         [version for version in writer.versions if version.case_id in suite],
         writer.notes,
         waiting,
-        sum(item.decision.state == "dismissed" for item in items),
+        sum(item.decision.state == "dismissed" for item in found.items),
+        sum(own.policy is not None for own in known),
+        sum((own.expected_from or "").startswith("judge ") for own in known),
+        sum(
+            own.reproduction is not None and not own.reproduction.failed
+            for own in known
+            if own.verdict != "not_a_failure"
+        ),
+        writer.n_scrubbed,
+        proposed.paid_usd,
+        writer.known.duplicate_distance,
+        calibration_warning(home.settings.promotion, writer.embedder.model_id),
     )
 
 
 class _Writer:
-    """Turns confirmed traces into versions: a new case, or a duplicate merged into the case that it repeats."""
+    """Turns candidates into versions: a new case, or a duplicate merged into the case that it repeats."""
 
     def __init__(self, home: Home, suite: dict[str, CaseVersion], effective_on: date) -> None:
         self.home, self.effective_on = home, effective_on
         self.newest = dict(suite)
         self.changed: dict[str, CaseVersion] = {}
         self.notes: list[str] = []
+        self.n_scrubbed = 0
         self.scrubber = Scrubber(home.settings.privacy)
         self.embedder = Embedder(home.settings.embedding, home.cache)
-        self.known = KnownInputs(home.settings.promotion.near_duplicate, home.settings.promotion.duplicate_distance)
+        self.attempts: dict[str, list[KeptAttempt]] = {}
+        for attempt in home.attempts.all():
+            if attempt.kind == "trace":
+                self.attempts.setdefault(attempt.item_id, []).append(attempt)
+        counted = [case for case in suite.values() if not case.retired_on]
+        self.known = known_inputs(home.settings, len(counted))
         inputs = {
-            case.case_id: with_context(self.scrubber.scrub(case.input).text, _conversation_of(case))
-            for case in suite.values()
-            if not case.retired_on
+            case.case_id: with_context(self.scrubber.scrub(case.input).text, _conversation_of(case)) for case in counted
         }
         vectors = self.embedder.embed(list(inputs.values()))
-        for case_id, text in inputs.items():
-            self.known.add(case_id, text, vectors[text_hash(text)])
+        for case in counted:
+            text = inputs[case.case_id]
+            self.known.add(case.case_id, text, vectors[text_hash(text)], turn_before(_conversation_of(case)))
 
     @property
     def versions(self) -> list[CaseVersion]:
         return list(self.changed.values())
 
-    def add(self, item: Item) -> None:
-        text = self.scrubber.scrub(item.row["text"]).text
-        conversation = json.loads(item.row["context"]).get("conversation")
-        compared = with_context(text, conversation)
+    def take(self, candidate: Candidate) -> list[str]:
+        """Write what follows from one candidate; returns why it has to wait, which is nothing when it need not."""
+        item, decision, settings = candidate.item, candidate.decision, self.home.settings
+        task = task_of_trace(candidate, self.scrubber)
+        reproduction = reproduction_of(self.attempts.get(item.trace_id, ()), input_hash(task))
+        if decision.is_regression and has_system(settings):
+            if why := why_not_yet(reproduction, settings.promotion.attempts):
+                return [f"{item.trace_id}: confirmed, but {why}; run `evalflow reproduce`"]
+            if candidate.policy and reproduction and not reproduction.failed:
+                return [
+                    f"{item.trace_id}: policy {candidate.policy.name} takes it, but it did not fail again in "
+                    f"{reproduction.attempts} attempts; a person has to answer it"
+                ]
+        is_failure = decision.is_regression and not (candidate.policy and reproduction is None)
+        is_regression = is_hard(is_failure, reproduction)
+        if decision.is_regression and not is_regression and reproduction is not None:
+            self.notes.append(
+                f"{item.trace_id} did not fail again in {reproduction.attempts} attempts of {reproduction.system}: it joins the "
+                "suite as an ordinary case, not as a regression"
+            )
+        conversation = conversation_of(item)
+        compared, before = with_context(task.input, task.conversation), turn_before(task.conversation)
         vector = self.embedder.embed([compared])[text_hash(compared)]
-        duplicate = self.known.duplicate_of(compared, vector)
-        if duplicate:
-            self.merge(duplicate.name, item, f"{duplicate.stage} duplicate, {duplicate.value:.3f}")
-            return
-        version = self._version(item, text, vector, conversation)
-        self.known.add(version.case_id, compared, vector)
+        if duplicate := self.known.duplicate_of(compared, vector, before):
+            how = f"{duplicate.stage} duplicate, {duplicate.value:.3f}"
+            expected = self._scrubbed(decision.expected_output) or None
+            self.merge(duplicate.name, item, decision.severity, is_regression, expected, how)
+            return []
+        if apart := self.known.apart_from(compared, vector, before):
+            self.notes.append(
+                f"{item.trace_id} asks what case {apart.name} asks, after another turn: kept apart; where the turn does not "
+                "matter, answer duplicate and name the case"
+            )
+        version = self._version(candidate, vector, conversation, reproduction, is_regression)
+        self.known.add(version.case_id, compared, vector, before)
         self.newest[version.case_id] = self.changed[version.case_id] = version
+        return []
 
-    def merge(self, case_id: str, item: Item, how: str) -> None:
-        """Keep the trace as evidence with the case that it repeats; a confirmed failure makes that case a regression."""
+    def merge(
+        self, case_id: str, item: Item, severity: Severity | None, is_failure: bool, expected: str | None, how: str
+    ) -> None:
+        """Keep the trace as evidence with the case that it repeats; a failure makes that case a regression, and graver."""
         old = self.newest[case_id]
-        note = f"{item.row['trace_id']} is merged into case {case_id} ({how})"
+        note = f"{item.trace_id} is merged into case {case_id} ({how})"
         if item.decision.expected_from == BY_REVIEWER and old.expected_output:
             note += ", which keeps the answer that it expects"
         self.notes.append(note)
+        graver = _gravest(_severity_in(old.provenance), severity)
+        n_failures = old.n_merged_failures + is_failure
+        parts = old.weight_parts
+        if parts is not None:
+            part = severity_part(graver, n_failures)
+            # What an import brought may hold repeats that this home has not seen.
+            parts = msgspec.structs.replace(parts, severity=part) if part.value > parts.severity.value else parts
         version = msgspec.structs.replace(
             old,
             version=old.version if case_id in self.changed else old.version + 1,
             effective_on=max(old.effective_on, self.effective_on.isoformat()),
-            merged_trace_ids=[*old.merged_trace_ids, item.row["trace_id"]],
-            is_regression=old.is_regression or item.decision.is_regression,
-            expected_output=old.expected_output or self._expected_output(item),
+            merged_trace_ids=[*old.merged_trace_ids, item.trace_id],
+            n_merged_failures=n_failures,
+            is_regression=old.is_regression or (is_failure and item.decision.state != "duplicate"),
+            expected_output=old.expected_output or expected,
+            weight=old.weight if parts is None else weight_of(parts),
+            weight_parts=parts,
+            provenance=old.provenance and msgspec.structs.replace(old.provenance, severity=graver),
         )
         self.newest[case_id] = self.changed[case_id] = version
 
     def _version(
-        self, item: Item, text: str, vector: np.ndarray, conversation: list[dict[str, str]] | None
+        self,
+        candidate: Candidate,
+        vector: np.ndarray,
+        conversation: list[dict[str, str]],
+        reproduction: Reproduction | None,
+        is_regression: bool,
     ) -> CaseVersion:
-        row, decision = item.row, item.decision
-        parts = weigh(
-            self.known.distance(vector), row["novel_above"], decision.severity, int(decision.is_regression), 1
-        )
+        row, decision, reviews = candidate.item.row, candidate.decision, candidate.item.reviews
+        severity_from = f"policy {candidate.policy.name}" if candidate.policy else "review"
+        tried = tried_by(reproduction, decision.is_regression)
+        parts = weigh(self.known.distance(vector), row["novel_above"], decision.severity, tried, severity_from)
+        turns = self._scrubbed(conversation)
         return CaseVersion(
             case_id=self._new_id(row["trace_id"]),
             version=1,
-            input=text,
-            expected_output=self._expected_output(item),
+            input=self._scrubbed(row["text"]),
+            expected_output=self._scrubbed(decision.expected_output) or None,
             origin="production",
             created_at=self.home.now().isoformat(),
             effective_on=self.effective_on.isoformat(),
-            tags=slice_tags(row, self.home.settings.sampling.strata_columns) or None,
-            metadata={"conversation": conversation} if conversation else None,
-            is_regression=decision.is_regression,
+            tags=self._scrubbed(slice_tags(row, self.home.settings.sampling.strata_columns)) or None,
+            metadata={"conversation": turns} if turns else None,
+            is_regression=is_regression,
             weight=weight_of(parts),
             weight_parts=parts,
             provenance=Provenance(
@@ -211,24 +296,58 @@ class _Writer:
                 occurred_at=row["timestamp"],
                 queued_on=row["queued_on"],
                 queued_for=row["source"],
-                reason=row["reason"],
+                reason=self._scrubbed(row["reason"]),
                 verdict=decision.verdict,
                 severity=decision.severity,
                 reviewers=list(decision.reviewers),
                 reviewer_kind=decision.reviewer_kind,
                 reviewed_at=decision.reviewed_at,
                 expected_from=decision.expected_from,
+                queue=candidate.item.queue,
+                inclusion_probability=row["inclusion_probability"],
+                label_probability=row["label_probability"],
+                comments=[self._scrubbed(review.comment) for review in reviews if review.comment],
+                open_codes=self._scrubbed(_distinct(code for review in reviews for code in review.open_codes)),
+                review_tags=self._scrubbed(_distinct(tag for review in reviews for tag in review.tags)),
+                policy=candidate.policy.name if candidate.policy else None,
+                reproduction=reproduction,
             ),
         )
 
-    def _expected_output(self, item: Item) -> str | None:
-        return self.scrubber.scrub(item.decision.expected_output).text or None
+    def _scrubbed(self, value: Any) -> Any:
+        """Every text inside a value, looked at once more before it goes into a case; what was found is counted."""
+        if isinstance(value, Mapping):
+            return {key: self._scrubbed(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self._scrubbed(inner) for inner in value]
+        if not isinstance(value, str):
+            return value
+        found = self.scrubber.scrub(value)
+        self.n_scrubbed += found.n_replaced
+        return found.text
 
     def _new_id(self, trace_id: str) -> str:
         case_id, number = f"prod-{trace_id}", 2
         while case_id in self.newest:  # somebody imported a case of that very name
             case_id, number = f"prod-{trace_id}-{number}", number + 1
         return case_id
+
+
+def _seems_failed(item: Item) -> bool:
+    """Whether a trace that a reviewer calls a duplicate was queued as a failure, not because coverage lacks its like."""
+    return item.row["source"] not in COVERAGE_SOURCES
+
+
+def _severity_in(known: Provenance | None) -> Severity | None:
+    return next((level for level in SEVERITIES if known and known.severity == level), None)
+
+
+def _gravest(*given: Severity | None) -> Severity | None:
+    return max((level for level in given if level), key=SEVERITIES.index, default=None)
+
+
+def _distinct(texts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(texts))
 
 
 def slice_tags(row: Mapping[str, Any], columns: Iterable[str]) -> dict[str, str]:
@@ -317,6 +436,13 @@ def _metadata(home: Home, done: Promotion) -> dict[str, Any]:
         "regressions": sum(version.is_regression for version in done.promoted),
         "merged": len(done.merged),
         "dismissed": done.n_dismissed,
+        "by_policy": done.n_by_policy,
+        "expected_from_judge": done.n_expected_by_judge,
+        "not_reproduced": done.n_not_reproduced,
+        "scrubbed": done.n_scrubbed,
+        "judge_usd": done.judge_usd,
+        "duplicate_distance": done.duplicate_distance,
+        "warning": done.warning,
         "effective_on": str(done.effective_on),
         "golden_cases": len(home.ledger.as_of(done.effective_on)),
         "notes": done.notes,
@@ -328,6 +454,13 @@ def _metadata(home: Home, done: Promotion) -> dict[str, Any]:
         "of them frozen regressions": report["regressions"],
         "cases that took in duplicates": report["merged"],
         "dismissed so far": report["dismissed"],
+        "by policy, seen by nobody": report["by_policy"],
+        "expected answer from a judge": report["expected_from_judge"],
+        "did not fail again": report["not_reproduced"],
+        "personal data found at promotion": report["scrubbed"],
+        "judge's cost in USD": report["judge_usd"],
+        "the same question up to cosine distance": round(done.duplicate_distance, 4),
+        **({"dedup": done.warning} if done.warning else {}),
         "effective on": report["effective_on"],
         "golden cases": report["golden_cases"],
         **{
