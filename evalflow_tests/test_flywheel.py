@@ -29,6 +29,7 @@ from evalflow.core.calendar import sunday_of
 from evalflow.definitions import GRADING, STATIONS
 from evalflow.defs.automation import REASON, answers, breach
 from evalflow.defs.coverage import measure_week
+from evalflow.defs.failures import judged
 from evalflow.defs.queue import Item, queued_items
 from evalflow.errors import ExitCode
 from evalflow.runner import RunFailedError, import_golden, instance_of, land_files, promote, refresh, walk
@@ -217,7 +218,8 @@ def test_a_dry_run_shows_plan_and_curve_and_writes_nothing(drifted: Path) -> Non
     assert files_of(drifted) == before
     assert document["queue"] is None
     assert document["target_jsd"] is None
-    assert sum(row["quota"] for row in document["quotas"]) + document["failure_labels"] == document["budget"] == 40
+    extras = document["failure_labels"] + document["calibration_labels"]
+    assert sum(row["quota"] for row in document["quotas"]) + extras == document["budget"] == 40
     assert [point["labels"] for point in document["curve"]] == list(range(1001))
     assert document["curve"][0]["jsd_raw_predicted"] == pytest.approx(document["jsd_raw_before"])
     assert document["curve"][40]["jsd_raw_predicted"] == pytest.approx(document["jsd_raw_predicted"])
@@ -250,7 +252,7 @@ def test_a_target_asks_for_the_fewest_labels_that_reach_it_and_they_do(home: Hom
     assert 0 < needed < BUDGET
     assert curve[needed] <= 0.1 < min(curve[:needed])
     assert curve[needed] == pytest.approx(plan["jsd_raw_predicted"])
-    assert plan["failure_labels"] == 0
+    assert plan["failure_labels"] == plan["calibration_labels"] == 0
     assert not any("kept fresh" in row["reason"] for row in plan["quotas"])
     assert plan["queue"]["by_source"] == {"quota": needed}
     again = evalflow("refresh", "--target-jsd", "0.1", "--json", home=home.path).document
@@ -288,7 +290,65 @@ def test_the_same_complaint_many_times_over_is_one_label_however_often_it_is_ask
     others = pl.when(is_sampled).then("other-" + pl.col("item_id")).otherwise("item_id")
     home.lake.write(BIN_ASSIGNMENTS, WEEK, rows.with_columns(item_id=others))
     for _ in range(2):
-        assert int((refreshed(home)["source"] == "signal").sum()) == 1
+        assert int((refreshed(home)["source"] == "feedback").sum()) == 1
+
+
+def test_new_failures_are_captured_without_a_plan_so_many_a_day_and_never_twice(home: Home) -> None:
+    """The daily capture asks for no refresh; what it queued no refresh queues again."""
+    write_setting(home.path, "triage.captured_per_day", 2)
+    told = evalflow("triage", "capture", "--as-of", WEEK, "--json", home=home.path).document
+    assert told["week"] == str(WEEK)
+    assert 0 < told["added"] <= 2 * 7
+    assert set(told["by_source"]) <= {"feedback", "failed_grade", "signal", "drift"}
+    again = evalflow("triage", "capture", "--as-of", WEEK, "--json", home=home.path).document
+    assert again["added"] == 0 or told["added"] < 2 * 7
+    evalflow("refresh", "--as-of", WEEK, "--budget", "20", home=home.path)
+    items = queued_items(open_home(home.path))
+    assert len({item.trace_id for item in items}) == len(items) > told["added"]
+
+
+def test_a_capture_of_a_week_that_is_not_placed_says_what_to_do(home: Home) -> None:
+    done = evalflow("triage", "capture", "--as-of", "2026-01-05", home=home.path)
+    assert done.code == ExitCode.CANNOT_TELL
+    assert done.message.startswith("No traffic is placed in the week of 2026-01-05 yet; `evalflow run` does it")
+
+
+def test_the_random_floor_is_drawn_once_and_each_chance_is_its_share_of_the_cell(home: Home) -> None:
+    """Also of what an earlier refresh had queued by rank, which keeps its row; routes name the queue of each trace."""
+    write_setting(
+        home.path, "triage.routes", [{"queue": "german", "slices": {"locale": "de*"}}, {"queue": "x", "bins": ["c999"]}]
+    )
+    home = home.reloaded()
+    with instance_of(home) as instance:
+        refresh(home, instance, WEEK, None, target_jsd=0.1)
+    ranked = home.lake.read(TRIAGE_QUEUE, [WEEK])
+    assert ranked["label_probability"].null_count() == len(ranked) > 0
+    queue = refreshed(home, 80)
+    floor = queue.filter(pl.col("label_probability").is_not_null())
+    assert len(floor) == 8
+    assert set(floor["source"]) <= {"calibration", "quota"}
+    population = judged(home, WEEK)
+    sizes = population.group_by("verdict", "has_signal").len("size")
+    drawn = (
+        floor.select("trace_id", "label_probability")
+        .join(population, on="trace_id")
+        .join(sizes, on=["verdict", "has_signal"])
+    )
+    assert len(drawn) == len(floor)
+    for n, chance, size in (
+        drawn.group_by("verdict", "has_signal")
+        .agg(pl.len(), pl.col("label_probability", "size").first())
+        .select("len", "label_probability", "size")
+        .iter_rows()
+    ):
+        assert chance == n / size
+    assert len(drawn.select("verdict", "has_signal").unique()) == len(sizes), "every cell has a label"
+    more = refreshed(home, 90)
+    assert set(more.filter(pl.col("label_probability").is_not_null())["trace_id"]) == set(floor["trace_id"])
+    german = pl.when(pl.col("locale") == "de-DE").then(pl.lit("german")).otherwise(pl.lit("general"))
+    assert more["queue"].to_list() == more.select(german)["literal"].to_list()
+    said = evalflow("triage", "list", home=home.path).out
+    assert "route 2 to the queue 'x' names bin 'c999', which no bin of the taxonomy has" in said
 
 
 def test_a_trace_that_moved_since_it_was_sampled_is_passed_over(home: Home) -> None:
@@ -365,8 +425,12 @@ def test_a_reviewer_gets_the_whole_story_scrubbed(home: Home) -> None:
         assert "jo@example.org" not in json.dumps(row, default=str)
         assert "<EMAIL_ADDRESS>" in row["text"]
         context = json.loads(row["context"])
-        assert context["tool_calls"][0]["arguments"] == {"to": "<EMAIL_ADDRESS>"}
+        (turn,) = (turn for turn in context["turns"] if turn["place"] == "this")
+        assert turn["tool_calls"][0] == {"name": "mail", "arguments": {"to": "<EMAIL_ADDRESS>"}, "error": "bounced"}
         assert len(context["conversation"]) == 2 * row["turn_index"]
+        assert [turn["place"] for turn in context["turns"]] == (
+            ["before", "this"] if row["turn_index"] else ["this", "after"]
+        )
 
 
 def answered(home: Home, path: Path, rows: Sequence[dict[str, Any]]) -> Any:

@@ -1,4 +1,4 @@
-"""Reviewing: what follows from people's answers, that nothing is promoted by accident, and what a promoted case weighs."""
+"""Reviewing: what follows from people's answers, and that nothing is promoted by accident."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
@@ -9,9 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evalflow.core.promotion import SEVERITY_VALUES, weigh, weight_of
-from evalflow.core.records import Review, Severity, Verdict, WeightPart, WeightParts
-from evalflow.core.reviewing import BY_PRODUCTION, BY_REVIEWER, SEVERITIES, WAITING, Decision, Source, decide
+from evalflow.core.records import Review, Severity, Verdict
+from evalflow.core.reviewing import (
+    BY_PRODUCTION,
+    BY_REVIEWER,
+    COVERAGE_SOURCES,
+    SEVERITIES,
+    WAITING,
+    Decision,
+    Source,
+    decide,
+)
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 ANSWER = "We refunded it."
@@ -95,6 +103,42 @@ def test_without_a_right_answer_it_is_incomplete_and_says_what_to_add(verdict: s
     )
 
 
+# -- several people are asked ---------------------------------------------------------------------------------
+
+
+def of_two(*reviews: Review) -> Decision:
+    return decide("t1", "quota", ANSWER, reviews, wanted=2)
+
+
+def test_one_of_two_answers_leaves_it_open_and_says_who_gave_it() -> None:
+    decision = of_two(says("ann", "real_failure", expected_output="Do this."))
+    assert (decision.state, decision.why) == ("open", "t1: 1 of 2 answers, by ann")
+    assert (decision.n_votes, decision.n_wanted, decision.expected_output) == (1, 2, None)
+
+
+def test_the_second_of_two_answers_decides() -> None:
+    decision = of_two(says("ann", "not_a_failure"), says("bob", "not_a_failure", 1))
+    assert (decision.state, decision.n_votes, decision.reviewers) == ("confirmed", 2, ("ann", "bob"))
+
+
+def test_two_who_differ_are_a_dispute_however_many_are_wanted() -> None:
+    decision = decide("t1", "quota", ANSWER, [says("ann", "not_a_failure"), says("bob", "duplicate", 1)], wanted=3)
+    assert (decision.state, decision.n_votes) == ("disputed", 2)
+
+
+def test_neither_doubt_nor_a_second_thought_counts_as_a_second_person() -> None:
+    first = says("ann", "not_a_failure")
+    assert of_two(first, says("bob", "unsure", 1)).why == "t1: 1 of 2 answers, by ann"
+    assert of_two(first, says("ann", "not_a_failure", 2, comment="still")).state == "open"
+
+
+@given(st.lists(answers(), max_size=7), st.integers(1, 4))
+def test_asking_more_people_never_decides_what_fewer_left_open(reviews: list[Review], wanted: int) -> None:
+    fewer, more = (decide("t1", "quota", ANSWER, reviews, wanted=n) for n in (wanted, wanted + 1))
+    assert more.state in (fewer.state, "open")
+    assert more.state not in ("confirmed", "duplicate", "incomplete") or more.n_votes > wanted
+
+
 # -- one person changes his mind ------------------------------------------------------------------------------
 
 
@@ -152,11 +196,13 @@ def test_a_confirmed_failure_becomes_a_regression_wherever_it_came_from(source: 
         reviewer_kind="human",
         reviewed_at=NOON + timedelta(minutes=3),
         verdict="real_failure",
+        n_votes=1,
     )
 
 
-def test_a_right_answer_that_coverage_asked_for_becomes_a_case_with_productions_own_words() -> None:
-    decision = decided(says("ann", "not_a_failure"))
+@pytest.mark.parametrize("source", COVERAGE_SOURCES)
+def test_a_right_answer_that_coverage_asked_for_becomes_a_case_with_productions_own_words(source: Source) -> None:
+    decision = decided(says("ann", "not_a_failure"), source=source)
     assert (decision.state, decision.is_regression, decision.why) == ("confirmed", False, "")
     assert (decision.expected_output, decision.expected_from) == (ANSWER, BY_PRODUCTION)
 
@@ -166,7 +212,7 @@ def test_what_the_reviewer_wrote_comes_before_productions_own_words() -> None:
     assert (decision.expected_output, decision.expected_from) == ("Better so.", BY_REVIEWER)
 
 
-@pytest.mark.parametrize("source", ["failed_grade", "signal"])
+@pytest.mark.parametrize("source", sorted(set(get_args(Source)) - set(COVERAGE_SOURCES)))
 def test_what_merely_seemed_wrong_is_dismissed(source: Source) -> None:
     decision = decided(says("ann", "not_a_failure", expected_output="Better so."), source=source)
     assert (decision.state, decision.why, decision.expected_output) == ("dismissed", "", None)
@@ -280,71 +326,3 @@ def test_the_order_of_recording_does_not_matter_where_every_answer_has_its_own_t
 def test_what_one_said_before_leaves_no_trace(reviews: list[Review], source: Source, output: str | None) -> None:
     last = max(reviews, key=lambda review: review.reviewed_at or NOON)
     assert decided(*reviews, source=source, output=output) == decided(last, source=source, output=output)
-
-
-# -- what a promoted case weighs ------------------------------------------------------------------------------
-
-
-def test_a_weight_worked_by_hand() -> None:
-    """Distance .12 of .4 is .3; high is .75; failed 1 of 1: (1 + 1) / (1 + 2) = 2/3. Together .3 x .75 x 2/3 = .15."""
-    parts = weigh(0.12, 0.4, "high", 1, 1)
-    assert parts.novelty == WeightPart(
-        value=pytest.approx(0.3), reason="cosine distance 0.120 to the nearest case, full at 0.400"
-    )
-    assert parts.severity == WeightPart(value=0.75, reason="high, from review")
-    assert parts.difficulty == WeightPart(
-        value=pytest.approx(2 / 3), reason="failed 1 of 1 times in production, shrunk by Beta(1, 1)"
-    )
-    assert weight_of(parts) == pytest.approx(0.15)
-
-
-@pytest.mark.parametrize(
-    ("distance", "novel_above", "expected"),
-    [(0.0, 0.4, 0.0), (0.4, 0.4, 1.0), (1.7, 0.4, 1.0), (0.0, 0.0, 0.0), (0.01, 0.0, 1.0), (float("inf"), 0.4, 1.0)],
-)
-def test_novelty_is_full_from_the_taxonomys_own_distance_on(
-    distance: float, novel_above: float, expected: float
-) -> None:
-    assert weigh(distance, novel_above, None, 0, 0).novelty.value == expected
-
-
-def test_in_an_empty_suite_everything_is_new() -> None:
-    assert weigh(float("inf"), 0.4, None, 0, 0).novelty == WeightPart(value=1.0, reason="the suite was empty")
-
-
-@pytest.mark.parametrize(
-    ("severity", "expected"), [("low", 0.25), ("medium", 0.5), ("high", 0.75), ("critical", 1.0), (None, 0.5)]
-)
-def test_severity_is_a_quarter_a_step_and_the_middle_where_nobody_said(
-    severity: Severity | None, expected: float
-) -> None:
-    part = weigh(0.1, 0.4, severity, 0, 1).severity
-    assert part.value == expected
-    assert part.reason == (f"{severity}, from review" if severity else "not given")
-
-
-def test_every_severity_has_a_value_in_the_order_of_gravity() -> None:
-    assert tuple(SEVERITY_VALUES) == SEVERITIES == get_args(Severity)
-    assert list(SEVERITY_VALUES.values()) == sorted(SEVERITY_VALUES.values())
-
-
-@pytest.mark.parametrize(("failed", "attempts", "expected"), [(0, 0, 0.5), (0, 1, 1 / 3), (3, 3, 0.8), (1, 8, 0.2)])
-def test_difficulty_is_the_mean_of_its_beta(failed: int, attempts: int, expected: float) -> None:
-    """Beta(1 + failed, 1 + passed) has the mean (failed + 1) / (attempts + 2)."""
-    assert weigh(0.1, 0.4, None, failed, attempts).difficulty.value == pytest.approx(expected)
-
-
-@given(
-    st.one_of(st.just(float("inf")), st.floats(0, 2)),
-    st.floats(0, 2),
-    st.sampled_from([None, *SEVERITIES]),
-    st.integers(0, 9),
-    st.integers(0, 9),
-)
-def test_every_part_and_their_product_lie_in_zero_to_one(
-    distance: float, novel_above: float, severity: Severity | None, failed: int, passed: int
-) -> None:
-    parts = weigh(distance, novel_above, severity, failed, failed + passed)
-    assert 0 <= weight_of(parts) <= min(parts.novelty.value, parts.severity.value, parts.difficulty.value) <= 1
-    # The ledger's own bounds: what was weighed can be read back.
-    assert msgspec.json.decode(msgspec.json.encode(parts), type=WeightParts) == parts

@@ -17,7 +17,7 @@ from evalflow.adapters.lake import Lake, lake_at
 from evalflow.adapters.ledger import CaseVersion, Ledger
 from evalflow.adapters.reviews import Reviews
 from evalflow.adapters.tables import GOLDEN_LEDGER, REVIEWS
-from evalflow.core.promotion import weigh, weight_of
+from evalflow.core.promotion import Tried, weigh, weight_of
 from evalflow.core.records import GoldenCase, Provenance, Review, Unusable, Verdict, parse_review
 from evalflow.errors import BadInputError, UsageError
 
@@ -403,7 +403,7 @@ def suite(ledger: Ledger, day: date) -> list[str]:
     return [version.case_id for version in ledger.as_of(day)]
 
 
-PARTS = weigh(0.12, 0.4, "high", 1, 1)  # .3 x .75 x 2/3 = .15 (test_reviewing)
+PARTS = weigh(0.12, 0.4, "high", Tried(1, 1, "in production"))  # .3 x .75 x 2/3 = .15 (test_reviewing)
 
 
 def promoted(**fields: Any) -> CaseVersion:
@@ -490,7 +490,7 @@ def test_an_import_cannot_unfreeze_a_regression(stated: bool | None, ledger: Led
     ledger.import_cases([case("a", is_regression=True)], "s", JUNE_1)
     same = ledger.import_cases([case("a", is_regression=stated)], "s", JUNE_10)
     assert (same.added, same.unchanged) == ([], 1)
-    (changed,) = ledger.import_cases([case("a", "in other words", is_regression=stated)], "s", JUNE_10).added
+    (changed,) = ledger.import_cases([case("a", tags=["vip"], is_regression=stated)], "s", JUNE_10).added
     assert (changed.version, changed.is_regression) == (2, True)
 
 
@@ -503,10 +503,10 @@ def test_a_case_can_become_a_regression_by_import(ledger: Ledger) -> None:
 def test_an_edit_by_import_keeps_where_a_promoted_case_came_from_and_what_it_weighs(ledger: Ledger) -> None:
     with ledger.held():
         ledger.record("promotion", [promoted()], "reviews", JUNE_10)
-    edited = case("prod-t1", "where is my new card", expected_output="On its way.", origin="production", weight=1.0)
-    (version,) = ledger.import_cases([edited], "s", JUNE_20).added
     first = promoted()
-    assert (version.version, version.effective_on, version.input) == (2, "2026-06-20", "where is my new card")
+    edited = case("prod-t1", first.input, expected_output=None, origin="production", weight=1.0, tags=["vip"])
+    (version,) = ledger.import_cases([edited], "s", JUNE_20).added
+    assert (version.version, version.effective_on, version.tags) == (2, "2026-06-20", ["vip"])
     assert (version.provenance, version.merged_trace_ids) == (first.provenance, first.merged_trace_ids)
     assert (version.weight, version.weight_parts, version.is_regression) == (first.weight, first.weight_parts, True)
     assert version.trace_ids == ["t1", "t7", "t8"]

@@ -16,6 +16,9 @@ from evalflow.adapters.lake import Lake
 from evalflow.adapters.tables import REVIEWS
 from evalflow.core.records import Review
 
+_State = tuple[int, int]
+"""Size and time of change of a file."""
+
 
 @dataclass(frozen=True)
 class ReviewsAdded:
@@ -30,6 +33,7 @@ class Reviews:
 
     def __init__(self, root: Path) -> None:
         self.journal = Journal(root, "reviews")
+        self._read: dict[str, tuple[_State, list[Review]]] = {}
 
     def add(self, reviews: Iterable[Review], source: str, recorded_at: datetime) -> ReviewsAdded:
         """Append the answers that say something new; one without a time of its own gets that of recording."""
@@ -54,10 +58,27 @@ class Reviews:
             return ReviewsAdded(added, unchanged)
 
     def all(self) -> list[Review]:
-        """Every answer in the order in which they were recorded."""
+        """Every answer in the order in which they were recorded; files that stayed as they were are not read again.
+
+        Raises:
+            BadInputError: a file was changed after it was written.
+        """
+        state = self.stamp()
+        changed = [name for name, at in state.items() if self._read.get(name, (None,))[0] != at]
         decoder = msgspec.json.Decoder(Review)
-        reviews = [decoder.decode(line) for file in self.journal.files() for line in file.lines]
+        fresh = {
+            file.name: (state[file.name], [decoder.decode(line) for line in file.lines])
+            for file in (self.journal.files(set(changed)) if changed else [])
+        }
+        held = {**self._read, **fresh}
+        self._read = {name: held[name] for name in state if name in held}
+        reviews = [review for name in self._read for review in self._read[name][1]]
         return sorted(reviews, key=lambda review: review.number)
+
+    def stamp(self) -> dict[str, _State]:
+        """The files by name with size and time of change: another one whenever answers come in, or a file is touched."""
+        found = {path.stem: path.stat() for path in sorted(self.journal.root.glob("*.jsonl"))}
+        return {name: (at.st_size, at.st_mtime_ns) for name, at in found.items()}
 
     def publish(self, lake: Lake) -> None:
         """Bring the lake's table ``reviews`` up to date."""

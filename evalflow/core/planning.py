@@ -2,7 +2,7 @@
 
 So many labels are divided such that the raw JSD of the resulting suite is the lowest that they can reach, above floors
 for blind spots and for the pool of small bins, and above a light quota that keeps well-covered bins from growing old.
-Source: docs/methods.md, "Refresh plan". Keep out: which traces fill a quota (``diversity.py``, ``defs/triage.py``).
+Source: docs/methods.md, "Refresh plan". Keep out: which traces fill a quota (``diversity.py``, ``defs/filling.py``).
 """
 
 from collections.abc import Mapping, Sequence

@@ -28,14 +28,15 @@ from evalflow.core.planning import BinState, Floors, Plan, plans_up_to, whole_pa
 from evalflow.core.reviewing import decide
 from evalflow.core.text import text_hash
 from evalflow.defs.coverage import WeekCoverage, measure_week, newest_week
+from evalflow.defs.failures import failures, judged
 from evalflow.defs.partitions import Partitions
-from evalflow.defs.queue import failures, queued_items
+from evalflow.defs.queue import QueueIndex, queued_items
 from evalflow.defs.resources import HomeResource
 from evalflow.defs.station import OWNERS, SINGLE_RUN, dates, parents, report
 from evalflow.errors import CannotTellError, UsageError
 
 GROUP = "triage"
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 SHOWN_LABELS = (0, 10, 20, 50, 100, 200, 500, 1000)
 """The points of the curve that people see; tables and JSON hold all of them."""
 
@@ -97,7 +98,9 @@ def plan_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
             draft = draft_plan(workspace, week, config.budget, config.target_jsd)
             if draft.is_met:
                 raise CannotTellError(f"{met(draft)} Nothing was planned; give a lower target, or a budget.")
-            asked = (draft.budget, draft.target_jsd, workspace.settings.refresh.model_dump(mode="json"))
+            settings = workspace.settings
+            shares = (settings.refresh.model_dump(mode="json"), settings.triage.calibration_share)
+            asked = (draft.budget, draft.target_jsd, *shares)
             made_from = fingerprint(
                 "refresh_plan", CODE_VERSION, week, asked, parents(workspace, BIN_ASSIGNMENTS, [week])
             )
@@ -116,8 +119,8 @@ def draft_plan(home: Home, week: date, budget: int | None, target_jsd: float | N
         home: where the week was measured.
         week: its Monday.
         budget: labels of the whole plan; without a target and without it, refresh.budget of the settings.
-        target_jsd: raw JSD to reach. Such a plan holds the floors and no other extras: no labels for failures, none
-            that keep covered bins fresh.
+        target_jsd: raw JSD to reach. Such a plan holds the floors and no other extras: no labels for failures or
+            for calibration, none that keep covered bins fresh.
 
     Raises:
         UsageError: both are given.
@@ -141,26 +144,30 @@ def draft_plan(home: Home, week: date, budget: int | None, target_jsd: float | N
         budget = budget or settings.budget
         n_open = _n_failures(home, measured)
         plans = plans_up_to(max(budget, settings.max_budget), states, floors)
+        n_judged, share = _n_judged(home, measured), home.settings.triage.calibration_share
         failure_labels = [
             min(whole_part(settings.failure_share, labels), n_open) for labels in range(len(plans.jsd_raw))
         ]
+        calibration_labels = [min(whole_part(share, labels), n_judged) for labels in range(len(plans.jsd_raw))]
     else:
         plans = plans_up_to(settings.max_budget, states, floors)
         budget = plans.labels_for(target_jsd)
         if budget is None:
             raise CannotTellError(_out_of_reach(target_jsd, plans.jsd_raw))
-        failure_labels = [0] * len(plans.jsd_raw)
+        failure_labels = calibration_labels = [0] * len(plans.jsd_raw)
+    extras = [sum(pair) for pair in zip(failure_labels, calibration_labels, strict=True)]
     curve = pl.DataFrame(
         {
             "labels": range(len(plans.jsd_raw)),
-            "jsd_raw_predicted": [plans.jsd_raw[labels - out] for labels, out in enumerate(failure_labels)],
+            "jsd_raw_predicted": [plans.jsd_raw[labels - out] for labels, out in enumerate(extras)],
         }
     ).with_columns(pl.col("jsd_raw_predicted").fill_nan(None))
-    plan = plans.plan(budget - failure_labels[budget])
+    plan = plans.plan(budget - extras[budget])
     rows = _plan_rows(measured, plan, states).with_columns(
         budget=pl.lit(budget),
         target_jsd=pl.lit(target_jsd, pl.Float64),
         failure_labels=pl.lit(failure_labels[budget]),
+        calibration_labels=pl.lit(calibration_labels[budget]),
     )
     return Draft(week, budget, target_jsd, rows, curve, retirement_candidates(home, measured))
 
@@ -238,7 +245,8 @@ def _history(home: Home, measured: WeekCoverage, bins: list[str]) -> dict[str, f
         row = item.row
         reviews = [review for review in item.reviews if review.reviewed_at and review.reviewed_at.date() < closing]
         if reviews and row["source"] == "quota":
-            decision = decide(row["trace_id"], row["source"], row["output"], reviews)
+            wanted = home.settings.review.reviewers_per_item
+            decision = decide(row["trace_id"], row["source"], row["output"], reviews, wanted)
             texts.append((row["text"], row["text_hash"]))
             gave_case.append(decision.state == "confirmed" and not item.is_merged)
     if not texts:
@@ -252,10 +260,19 @@ def _history(home: Home, measured: WeekCoverage, bins: list[str]) -> dict[str, f
 
 
 def _n_failures(home: Home, measured: WeekCoverage) -> int:
-    """Traces that seem to have failed and are neither cases as of the week nor in another week's queue."""
-    taken = {trace_id for case in home.ledger.as_of(measured.golden_as_of) for trace_id in case.trace_ids}
-    taken |= {item.row["trace_id"] for item in queued_items(home) if item.week != measured.week}
+    """Traces that seem to have failed and are neither cases as of the week nor in another queue."""
+    taken = _taken_elsewhere(home, measured)
     return sum(failure.trace_id not in taken for failure in failures(home, measured.week))
+
+
+def _n_judged(home: Home, measured: WeekCoverage) -> int:
+    """Traces of the week that a grader has judged and that are neither cases as of the week nor in another queue."""
+    return len(set(judged(home, measured.week)["trace_id"]) - _taken_elsewhere(home, measured))
+
+
+def _taken_elsewhere(home: Home, measured: WeekCoverage) -> set[str]:
+    taken = {trace_id for case in home.ledger.as_of(measured.golden_as_of) for trace_id in case.trace_ids}
+    return taken | {item.trace_id for item in QueueIndex(home).items() if not item.is_of(measured.week)}
 
 
 def retirement_candidates(home: Home, measured: WeekCoverage) -> pl.DataFrame:
@@ -317,6 +334,7 @@ def _plan_metadata(draft: Draft) -> dict[str, Any]:
         "budget": head["budget"],
         "target raw JSD": head["target_jsd"],
         "labels for failures": head["failure_labels"],
+        "labels drawn at random": head["calibration_labels"],
         "raw JSD before": _rounded(head["jsd_raw_before"]),
         "raw JSD predicted": _rounded(head["jsd_raw_predicted"]),
         "golden as of": str(head["golden_as_of"]),
