@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from evalflow.adapters.tables import TRACE_SIGNALS
 from evalflow.core.grading import (
@@ -14,8 +15,12 @@ from evalflow.core.grading import (
     COMPLAINTS,
     HARD_FAILURES,
     IMPLICIT_SIGNALS,
+    Example,
     Graded,
+    Rubric,
+    Scale,
     grade_by_signals,
+    grader_of,
     judge_messages,
     parse_judge_answer,
     rubric_version,
@@ -107,6 +112,35 @@ def test_hostile_text_cannot_leave_its_place_in_the_form(text: str) -> None:
 @given(st.text(), st.text())
 def test_any_text_comes_back_from_the_form_as_it_was(text: str, output: str) -> None:
     assert json.loads(judge_messages(text, output)[1]["content"]) == {"request": text, "answer": output}
+
+
+@given(st.text(), st.text(), st.text())
+def test_a_rubrics_examples_are_material_beside_the_graded_text(text: str, output: str, hostile: str) -> None:
+    """Criteria stand in the first message; what traces wrote stands as JSON in the second, and ends neither of them."""
+    shown = Example(trace_id="t", input=hostile, output=hostile, verdict="fail", expected=hostile, why=hostile)
+    scale = Scale(passes="p", fails="f", unscored="u")
+    rubric = Rubric(name="tone", version=2, criteria=("It is polite </system>.",), scale=scale, examples=(shown,))
+    first, second = judge_messages(text, output, rubric)
+    assert first == judge_messages("", "", rubric)[0]
+    assert "It is polite \\u003c/system>." in first["content"]
+    assert "<" not in first["content"].replace("<EMAIL_ADDRESS>", "")
+    assert "<" not in second["content"]
+    said = {"request": hostile, "answer": hostile, "verdict": "fail", "expected": hostile, "why": hostile}
+    assert json.loads(second["content"]) == {"examples": [said], "request": text, "answer": output}
+
+
+def test_a_rubric_is_known_by_what_a_judge_reads_of_it() -> None:
+    """Its number and the ids of its traces change no content; a word of it does, and no version is the general one's."""
+    scale = Scale(passes="p", fails="f", unscored="u")
+    rubric = Rubric(name="tone", version=1, criteria=("a",), scale=scale)
+    assert replace(rubric, version=2).content == rubric.content
+    assert replace(rubric, criteria=("b",)).content != rubric.content
+    versions = [
+        rubric_version(other) for other in (None, rubric, replace(rubric, version=2), replace(rubric, criteria=("b",)))
+    ]
+    assert len(set(versions)) == 4
+    assert versions[1].startswith("tone.v1-")
+    assert [grader_of(None), grader_of(rubric)] == ["llm", "llm:tone"]
 
 
 def test_the_rubric_asks_for_the_reasoning_before_the_verdict() -> None:

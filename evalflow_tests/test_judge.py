@@ -362,13 +362,13 @@ import os
 from evalflow.adapters import judge as module
 from evalflow.settings import Judge
 
-put, done = module._VerdictCache.put, []
+put, done = module.VerdictCache.put, []
 def put_then_die(self, key, verdict):
     put(self, key, verdict)
     done.append(key)
     if len(done) == 5:
         os._exit(9)
-module._VerdictCache.put = put_then_die
+module.VerdictCache.put = put_then_die
 settings = Judge(model={MODEL!r}, base_url={server.base_url!r}, concurrency=1)
 items = [module.JudgeItem(f"t{{i}}", f"question {{i}}", f"right answer {{i}}") for i in range(12)]
 module.LlmJudge(settings, module.Path({str(tmp_path)!r})).judge(items)

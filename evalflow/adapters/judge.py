@@ -26,6 +26,7 @@ from evalflow.core.grading import (
     NO_ANSWER,
     Grade,
     Graded,
+    Rubric,
     is_judge_answer,
     judge_messages,
     parse_judge_answer,
@@ -78,7 +79,8 @@ class JudgeVerdict(msgspec.Struct, frozen=True, kw_only=True):
 class Judged:
     """What a call came to. Items without a verdict were left by the cap (``n_left``) or by the ``failure``.
 
-    ``paid_usd`` is what this call spent, ``n_cached`` how many items had been paid before.
+    ``paid_usd`` is what this call spent, ``n_cached`` how many items had been paid before. ``spent_usd`` counts against
+    the cap: what is paid, and what tries without an answer may have cost.
     """
 
     verdicts: dict[str, JudgeVerdict]
@@ -86,6 +88,7 @@ class Judged:
     n_cached: int
     n_left: int
     failure: UnreachableError | None
+    spent_usd: float = 0.0
 
 
 class LlmJudge:
@@ -94,19 +97,25 @@ class LlmJudge:
     Args:
         settings: the judge's section; its model must be set.
         cache: the home's cache folder; verdicts lie under ``judge``.
+        rubric: what it asks; None for the general question.
     """
 
-    def __init__(self, settings: Judge, cache: Path) -> None:
+    def __init__(self, settings: Judge, cache: Path, rubric: Rubric | None = None) -> None:
         self.settings = settings
-        self.version = judge_version(settings)
-        self.cache = _VerdictCache(cache / CACHE_FOLDER / fingerprint(self.version), settings.max_answer_tokens)
+        self.rubric = rubric
+        self.version = judge_version(settings, rubric)
+        self.cache = VerdictCache(cache / CACHE_FOLDER / fingerprint(self.version), settings.max_answer_tokens)
 
-    def judge(self, items: Sequence[JudgeItem]) -> Judged:
+    def judge(self, items: Sequence[JudgeItem], left_usd: float | None = None) -> Judged:
         """Verdicts of the items, asked in their order, each distinct content once.
 
         Stops at the first sign that the endpoint cannot be used; what was answered until then is kept. An item that
         the endpoint refuses for its content is unscored, and the others go on. At the first item that does not fit
         under the cap nothing more is asked, so that what was asked is the beginning of the items, not their short ones.
+
+        Args:
+            items: what to judge.
+            left_usd: what is left of the run's cap where other rubrics were asked before; the settings' cap without.
         """
         run = _Run()
         waiting: dict[str, list[JudgeItem]] = {}
@@ -123,10 +132,10 @@ class LlmJudge:
             else:
                 waiting.setdefault(key, []).append(item)
         if waiting:
-            asyncio.run(self._ask_all(waiting, run))
-        return Judged(run.verdicts, run.paid_usd, n_cached, run.n_left, run.failure)
+            asyncio.run(self._ask_all(waiting, run, self.settings.max_usd_per_run if left_usd is None else left_usd))
+        return Judged(run.verdicts, run.paid_usd, n_cached, run.n_left, run.failure, run.spent_usd)
 
-    async def _ask_all(self, waiting: dict[str, list[JudgeItem]], run: "_Run") -> None:
+    async def _ask_all(self, waiting: dict[str, list[JudgeItem]], run: "_Run", cap_usd: float) -> None:
         from openai import OpenAIError
 
         settings = self.settings
@@ -139,7 +148,7 @@ class LlmJudge:
                 "that needs none."
             )
             return
-        budget = Budget(settings.max_usd_per_run)
+        budget = Budget(cap_usd)
         async with client:
             endpoint = Endpoint(client, settings, VERDICT)
             if not endpoint.has_usable_key():
@@ -155,8 +164,8 @@ class LlmJudge:
             if len(run.formless) < FORMLESS_AT_LEAST:
                 self._keep(run, run.formless)
             else:
-                run.failure = run.failure or _formless_failure(run.formless, endpoint)
-        run.paid_usd = budget.paid_usd
+                run.failure = run.failure or _formless_failure(run.formless, endpoint, self.settings)
+        run.paid_usd, run.spent_usd = budget.paid_usd, budget.paid_usd + budget.lost_usd
 
     async def _work(
         self, queue: Iterator[tuple[str, list[JudgeItem]]], endpoint: "Endpoint[Graded]", budget: Budget, run: "_Run"
@@ -165,7 +174,7 @@ class LlmJudge:
         for key, same in queue:
             if run.failure is not None:
                 return
-            messages = judge_messages(same[0].text, same[0].output)
+            messages = judge_messages(same[0].text, same[0].output, self.rubric)
             per_request = most_usd_of(self.settings, messages, ANSWER_SCHEMA)
             # Any of the client's tries may be charged for, even one whose answer never arrived.
             async with budget.reserve(per_request * (1 + self.settings.max_retries)) as reserved:
@@ -182,7 +191,7 @@ class LlmJudge:
                 except RefusedError as error:
                     run.refuse(same, str(error), endpoint.shown_url)
                     continue
-                verdict = self._verdict_of(reply, per_request)
+                verdict = verdict_of(self.settings, reply, per_request)
                 reserved.settle(verdict.cost_usd or 0.0, lost_usd=reply.retries_taken * per_request)
             run.n_answered += 1
             answered = _Answered(key, same, verdict)
@@ -193,34 +202,36 @@ class LlmJudge:
                 continue
             run.formless.append(answered)
             if len(run.formless) >= FORMLESS_IN_A_ROW:
-                run.failure = run.failure or _formless_failure(run.formless, endpoint)
+                run.failure = run.failure or _formless_failure(run.formless, endpoint, self.settings)
 
     def _keep(self, run: "_Run", answers: Sequence["_Answered"]) -> None:
         for key, same, verdict in answers:
             self.cache.put(key, verdict)
             run.verdicts |= {item.item_id: verdict for item in same}
 
-    def _verdict_of(self, reply: "Reply[Graded]", most_usd: float) -> JudgeVerdict:
-        limit = self.settings.max_answer_tokens
-        graded = reply.answer
-        if reply.is_cut and graded.verdict == "unscored":
-            reason = f"the judge's answer was cut off at judge.max_answer_tokens = {limit}"
-            graded = Graded("unscored", reason)
-        usage = reply.usage
-        return JudgeVerdict(
-            verdict=graded.verdict,
-            reason=graded.reason,
-            input_tokens=usage.prompt_tokens if usage else None,
-            output_tokens=usage.completion_tokens if usage else None,
-            # An endpoint that does not count is taken to have charged the most that it could.
-            cost_usd=usd_of(self.settings, usage.prompt_tokens, usage.completion_tokens) if usage else most_usd,
-            cut_at=limit if reply.is_cut and graded.verdict == "unscored" else None,
-        )
+
+def verdict_of(settings: Judge, reply: "Reply[Graded]", most_usd: float) -> JudgeVerdict:
+    """The verdict in a reply with what it cost; ``most_usd`` is what the request could cost at most."""
+    limit = settings.max_answer_tokens
+    graded = reply.answer
+    if reply.is_cut and graded.verdict == "unscored":
+        reason = f"the judge's answer was cut off at judge.max_answer_tokens = {limit}"
+        graded = Graded("unscored", reason)
+    usage = reply.usage
+    return JudgeVerdict(
+        verdict=graded.verdict,
+        reason=graded.reason,
+        input_tokens=usage.prompt_tokens if usage else None,
+        output_tokens=usage.completion_tokens if usage else None,
+        # An endpoint that does not count is taken to have charged the most that it could.
+        cost_usd=usd_of(settings, usage.prompt_tokens, usage.completion_tokens) if usage else most_usd,
+        cut_at=limit if reply.is_cut and graded.verdict == "unscored" else None,
+    )
 
 
-def judge_version(settings: Judge) -> str:
+def judge_version(settings: Judge, rubric: Rubric | None = None) -> str:
     """Model and rubric: what makes two verdicts comparable. Where the model is served does not matter."""
-    return f"{settings.model}@{rubric_version()}"
+    return f"{settings.model}@{rubric_version(rubric)}"
 
 
 class _Answered(NamedTuple):
@@ -237,6 +248,7 @@ class _Run:
 
     verdicts: dict[str, JudgeVerdict] = field(default_factory=dict)
     paid_usd: float = 0.0
+    spent_usd: float = 0.0
     n_left: int = 0
     n_answered: int = 0
     has_form: bool = False
@@ -257,9 +269,9 @@ class _Run:
             )
 
 
-def _formless_failure(answers: Sequence[_Answered], endpoint: Endpoint[Graded]) -> UnreachableError:
+def _formless_failure(answers: Sequence[_Answered], endpoint: Endpoint[Graded], settings: Judge) -> UnreachableError:
     """Nothing of the answers is repeated: they may hold whatever the graded texts made the model say."""
-    settings, n_cut = endpoint.settings, sum(answered.verdict.cut_at is not None for answered in answers)
+    n_cut = sum(answered.verdict.cut_at is not None for answered in answers)
     return UnreachableError(
         f"None of the first {len(answers)} answers of the judge endpoint {endpoint.shown_url} for {settings.model!r} was "
         f"of the form asked for ({n_cut} of them cut off at judge.max_answer_tokens = {settings.max_answer_tokens}); "
@@ -276,7 +288,7 @@ def _content_key(item: JudgeItem) -> str:
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-class _VerdictCache:
+class VerdictCache:
     """One JSON file per verdict, each written atomically; readers and writers need no lock."""
 
     def __init__(self, folder: Path, max_answer_tokens: int) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from evalflow.adapters.judge_endpoint import Endpoint, Question, RefusedError, Reply, UnusableError, client_of
 from evalflow.adapters.spending import Budget, most_usd_of, usd_of
-from evalflow.core.labels import NAME_SCHEMA, naming_messages, parse_name
+from evalflow.core.labels import NAME_SCHEMA, NAMING, naming_messages, parse_name
 from evalflow.core.lineage import fingerprint
 from evalflow.settings import Judge
 
@@ -64,10 +64,12 @@ class Namer:
     Args:
         settings: the judge's section; its model must be set.
         cache: the home's cache folder; names lie under ``names``.
+        instruction: what is named: groups of requests, or themes of what goes wrong.
     """
 
-    def __init__(self, settings: Judge, cache: Path) -> None:
+    def __init__(self, settings: Judge, cache: Path, instruction: str = NAMING) -> None:
         self.settings = settings
+        self.instruction = instruction
         self.cache = cache / CACHE_FOLDER / fingerprint(settings.model)
         self.left_usd = settings.max_usd_per_run
         self.state = _State()
@@ -77,7 +79,7 @@ class Namer:
         named = Named()
         waiting: list[tuple[Unnamed, list[dict[str, str]]]] = []
         for cluster in unnamed:
-            messages = naming_messages(cluster.terms, cluster.examples)
+            messages = naming_messages(cluster.terms, cluster.examples, self.instruction)
             known = self._cached(messages)
             if known is None:
                 waiting.append((cluster, messages))

@@ -6,6 +6,7 @@ Keep out: how a verdict is reached (``core/grading.py``) and how an endpoint is 
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import date
 from typing import Any, NamedTuple
 
@@ -13,7 +14,8 @@ import dagster as dg
 import polars as pl
 
 from evalflow.adapters.home import Home
-from evalflow.adapters.judge import Judged, JudgeItem, LlmJudge, judge_version
+from evalflow.adapters.judge import Judged, JudgeItem, JudgeVerdict, LlmJudge, judge_version
+from evalflow.adapters.rubrics import asked_rubrics
 from evalflow.adapters.tables import (
     BIN_ASSIGNMENTS,
     JUDGE_GRADES,
@@ -24,10 +26,11 @@ from evalflow.adapters.tables import (
 from evalflow.adapters.taxonomy import taxonomy_in_force
 from evalflow.core.calendar import sunday_of
 from evalflow.core.grading import (
-    LLM_GRADER,
     SIGNALS_GRADER,
     SIGNALS_VERSION,
+    Rubric,
     grade_by_signals,
+    grader_of,
     weighted_mean,
     weighted_quantile,
     weighted_rate,
@@ -51,18 +54,15 @@ def _grade_inputs(home: Home, day: date) -> Iterable[Any]:
     judge = home.settings.judge
     yield SIGNALS_VERSION
     yield home.settings.sampling.uncertain_below
-    yield (
-        [judge_version(judge), judge.target_per_day, judge.max_answer_tokens, home.settings.sampling.salt]
-        if judge.model
-        else None
-    )
+    versions = [judge_version(judge, rubric) for rubric in _asked(home)]
+    yield [versions, judge.target_per_day, judge.max_answer_tokens, home.settings.sampling.salt] if versions else None
     yield from parents(home, STRATIFIED_SAMPLES, [day])
     yield from parents(home, TRACE_SIGNALS, [day])
 
 
 def _quality_inputs(home: Home, week: date) -> Iterable[Any]:
     window = home.calendar.window(week)
-    yield _versions_in_use(home.settings.judge)
+    yield _versions_in_use(home)
     yield [str(day) for day in _unfinished(home, window)]
     yield from parents(home, BIN_ASSIGNMENTS, [week])
     yield from parents(home, JUDGE_GRADES, window)
@@ -71,6 +71,18 @@ def _quality_inputs(home: Home, week: date) -> Iterable[Any]:
 
 GRADES = Station("judge_grades", JUDGE_GRADES, "day", "1", _grade_inputs, may_be_unfinished=True)
 QUALITY = Station("quality_metrics", QUALITY_METRICS, "week", "4", _quality_inputs)
+
+
+EXAMPLE_OF_RUBRIC = JudgeVerdict(
+    verdict="unscored", reason="the rubric shows this trace to the judge as an example, with its verdict"
+)
+
+
+class Judging(NamedTuple):
+    """What one rubric came to over all days of a run; None stands for the general question."""
+
+    rubric: Rubric | None
+    judged: Judged
 
 
 class Draw(NamedTuple):
@@ -91,7 +103,8 @@ def grade_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
         freshness_policy=partitions.fresh(FRESH_DAILY),
         deps=["stratified_samples", "trace_signals"],
         description="A grader's verdict on a sampled trace: the signals grader on each of them, the LLM judge on a draw of "
-        "them when the settings name its model. A day that the judge could not finish is picked up by the next run.",
+        "them when the settings name its model, once for each rubric (llm, llm:NAME). A day that the judge could not "
+        "finish is picked up by the next run.",
     )
     def judge_grades(context: dg.AssetExecutionContext, home: HomeResource) -> None:
         workspace = home.open()
@@ -99,18 +112,20 @@ def grade_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
         lake.require(STRATIFIED_SAMPLES, days)
         lake.require(TRACE_SIGNALS, days)
         made_from = {day: GRADES.made_from(workspace, day) for day in days}
-        draws = {day: draw_for_judge(workspace, day) for day in days} if workspace.settings.judge.model else {}
-        judged = _judge_together(workspace, draws)
+        rubrics = _asked(workspace)
+        draws = {day: draw_for_judge(workspace, day) for day in days} if rubrics else {}
+        judgings = _judge_together(workspace, draws, rubrics)
         for day in days:
             rows, n_missing = _signals_rows(workspace, day), 0
-            if day in draws:
-                by_judge = _judge_rows(workspace.settings.judge, day, draws[day], judged)
-                rows, n_missing = pl.concat([rows, by_judge]), len(draws[day].rows) - len(by_judge)
+            for judging in judgings:
+                by_judge = _judge_rows(workspace.settings.judge, day, draws[day], judging)
+                rows, n_missing = pl.concat([rows, by_judge]), n_missing + len(draws[day].rows) - len(by_judge)
             lake.write(JUDGE_GRADES, day, rows, made_from=UNFINISHED if n_missing else made_from[day])
-            report(context, day, _grade_metadata(rows, workspace.settings.judge, judged, n_missing))
-        if judged.failure is not None:
+            report(context, day, _grade_metadata(rows, workspace.settings.judge, judgings, n_missing))
+        failure = next((each.judged.failure for each in judgings if each.judged.failure is not None), None)
+        if failure is not None:
             raise UnreachableError(
-                f"{judged.failure} Every verdict that was obtained is kept, and `evalflow run` goes on from there."
+                f"{failure} Every verdict that was obtained is kept, and `evalflow run` goes on from there."
             )
 
     @dg.asset(
@@ -133,7 +148,7 @@ def grade_assets(partitions: Partitions) -> list[dg.AssetsDefinition]:
         workspace = home.open()
         for week in dates(context):
             made_from = QUALITY.made_from(workspace, week)
-            rows = _quality_of_week(workspace, week)
+            rows = quality_of_week(workspace, week)
             workspace.lake.write(QUALITY_METRICS, week, rows, made_from=made_from)
             n_unfinished = len(_unfinished(workspace, workspace.calendar.window(week)))
             report(context, week, _quality_metadata(rows, n_unfinished))
@@ -158,16 +173,32 @@ def draw_for_judge(home: Home, day: date) -> Draw:
     return Draw(drawn.sort("number", "trace_id"), pi_grade)
 
 
-def _judge_together(home: Home, draws: dict[date, Draw]) -> Judged:
-    """All days of the run against one cap."""
-    if not draws:
-        return Judged({}, 0.0, 0, 0, None)
-    items = [
-        JudgeItem(_item_id(day, row["trace_id"]), row["text"], row["output"])
-        for day, drawn in draws.items()
-        for row in drawn.rows.iter_rows(named=True)
-    ]
-    return LlmJudge(home.settings.judge, home.cache).judge(items)
+def _asked(home: Home) -> list[Rubric | None]:
+    """What the judge is asked, the general question as None; nothing without a model."""
+    judge = home.settings.judge
+    return asked_rubrics(home.path, judge.rubrics) if judge.model else []
+
+
+def _judge_together(home: Home, draws: dict[date, Draw], rubrics: list[Rubric | None]) -> list[Judging]:
+    """All days of the run, rubric after rubric, against one cap; after a failure no further rubric is asked."""
+    judge, judgings = home.settings.judge, []
+    left_usd, failure = judge.max_usd_per_run, None
+    for rubric in rubrics:
+        shown = {example.trace_id for example in rubric.examples} if rubric else set()
+        rows = [(day, row) for day, drawn in draws.items() for row in drawn.rows.iter_rows(named=True)]
+        items = [
+            JudgeItem(_item_id(day, row["trace_id"]), row["text"], row["output"])
+            for day, row in rows
+            if row["trace_id"] not in shown
+        ]
+        known = {_item_id(day, row["trace_id"]): EXAMPLE_OF_RUBRIC for day, row in rows if row["trace_id"] in shown}
+        if failure is None:
+            judged = LlmJudge(judge, home.cache, rubric).judge(items, left_usd)
+            left_usd, failure = left_usd - judged.spent_usd, judged.failure
+        else:
+            judged = Judged({}, 0.0, 0, 0, None)
+        judgings.append(Judging(rubric, replace(judged, verdicts=judged.verdicts | known)))
+    return judgings
 
 
 def _item_id(day: date, trace_id: str) -> str:
@@ -191,7 +222,7 @@ def _signals_rows(home: Home, day: date) -> pl.DataFrame:
     )
 
 
-def _judge_rows(judge: Judge, day: date, drawn: Draw, judged: Judged) -> pl.DataFrame:
+def _judge_rows(judge: Judge, day: date, drawn: Draw, judging: Judging) -> pl.DataFrame:
     """The verdicts that were obtained, in the order of the trace ids."""
     rows = [
         {
@@ -205,13 +236,13 @@ def _judge_rows(judge: Judge, day: date, drawn: Draw, judged: Judged) -> pl.Data
             "cost_usd": verdict.cost_usd,
         }
         for row in drawn.rows.sort("trace_id").iter_rows(named=True)
-        if (verdict := judged.verdicts.get(_item_id(day, row["trace_id"]))) is not None
+        if (verdict := judging.judged.verdicts.get(_item_id(day, row["trace_id"]))) is not None
     ]
     frame = pl.DataFrame(rows, infer_schema_length=None) if rows else pl.DataFrame(schema=JUDGE_GRADES.schema)
     return _completed(
         frame.with_columns(
-            grader=pl.lit(LLM_GRADER),
-            grader_version=pl.lit(judge_version(judge)),
+            grader=pl.lit(grader_of(judging.rubric)),
+            grader_version=pl.lit(judge_version(judge, judging.rubric)),
             pi_grade=pl.lit(drawn.pi_grade),
         )
     )
@@ -227,8 +258,9 @@ def _completed(rows: pl.DataFrame) -> pl.DataFrame:
 # -- quality of a week -----------------------------------------------------------------------------------------
 
 
-def _versions_in_use(judge: Judge) -> dict[str, str]:
-    return {SIGNALS_GRADER: SIGNALS_VERSION, **({LLM_GRADER: judge_version(judge)} if judge.model else {})}
+def _versions_in_use(home: Home) -> dict[str, str]:
+    of_judge = {grader_of(rubric): judge_version(home.settings.judge, rubric) for rubric in _asked(home)}
+    return {SIGNALS_GRADER: SIGNALS_VERSION, **of_judge}
 
 
 def _unfinished(home: Home, days: Iterable[date]) -> list[date]:
@@ -236,14 +268,31 @@ def _unfinished(home: Home, days: Iterable[date]) -> list[date]:
     return [day for day in days if home.lake.made_from(JUDGE_GRADES, day) == UNFINISHED]
 
 
-def _quality_of_week(home: Home, week: date) -> pl.DataFrame:
+def _unfinished_graders(home: Home, days: Iterable[date]) -> set[str]:
+    """The graders that were asked about fewer traces of some day than were drawn for them, and those not asked at all."""
+    unfinished: set[str] = set()
+    for day in _unfinished(home, days):
+        sample = home.lake.read(STRATIFIED_SAMPLES, [day], ["trace_id"])
+        numbers = random_numbers(f"{home.settings.sampling.salt}/judge", sample["trace_id"])
+        grades = home.lake.read(JUDGE_GRADES, [day], ["grader", "pi_grade"]).filter(pl.col("grader") != SIGNALS_GRADER)
+        graded = {
+            row[0]: row[1:] for row in grades.group_by("grader").agg(pl.len(), pl.col("pi_grade").max()).iter_rows()
+        }
+        drawn = {grader: int((numbers < pi_grade).sum()) for grader, (_, pi_grade) in graded.items()}
+        unfinished |= {grader for grader, (n, _) in graded.items() if n < drawn[grader]}
+        unfinished |= set(_versions_in_use(home)) - {SIGNALS_GRADER} - set(graded)
+    return unfinished
+
+
+def quality_of_week(home: Home, week: date) -> pl.DataFrame:
     """From the grades that there are: a day that was never graded is left out.
 
-    The judge has no pass rate while it has not finished a day: what the cap cut short is no random part of the window.
+    A rubric of the judge has no pass rate while it has not finished a day: what the cap cut short is no random part of
+    the window.
     """
     lake, window = home.lake, home.calendar.window(week)
     lake.require(BIN_ASSIGNMENTS, [week])
-    is_unfinished = bool(_unfinished(home, window))
+    unfinished = _unfinished_graders(home, window)
     production = (
         lake.read(BIN_ASSIGNMENTS, [week])
         .filter(pl.col("side") == "production")
@@ -262,11 +311,11 @@ def _quality_of_week(home: Home, week: date) -> pl.DataFrame:
             "grader": grader,
             "grader_version": version,
             **_quality_of(_within(production, name), _within(graded.filter(_by(grader, version)), name)),
-            **(NO_RATE if is_unfinished and grader == LLM_GRADER else {}),
+            **(NO_RATE if grader in unfinished else {}),
             "weighting": production["weighting"][0],
             "taxonomy_id": production["taxonomy_id"][0],
         }
-        for grader, version in _version_per_grader(graded, _versions_in_use(home.settings.judge)).items()
+        for grader, version in _version_per_grader(graded, _versions_in_use(home)).items()
         for name in bins
     ]
     if not rows:
@@ -327,32 +376,32 @@ def _measured(production: pl.DataFrame, weight: str, suffix: str) -> dict[str, f
 # -- metadata --------------------------------------------------------------------------------------------------
 
 
-def _grade_metadata(rows: pl.DataFrame, judge: Judge, judged: Judged, n_missing: int) -> dict[str, Any]:
+def _grade_metadata(rows: pl.DataFrame, judge: Judge, judgings: list[Judging], n_missing: int) -> dict[str, Any]:
     counts = rows.group_by("grader", "verdict").len().sort("grader", "verdict")
     lines = [f"| {grader} | {verdict} | {n} |" for grader, verdict, n in counts.iter_rows()]
     metadata = {
         "dagster/partition_row_count": len(rows),
         "verdicts": dg.MetadataValue.md("\n".join(["| grader | verdict | traces |", "|---|---|---|", *lines])),
     }
-    if judge.model is None:
+    if not judgings:
         return metadata
     has_prices = judge.usd_per_million_input_tokens or judge.usd_per_million_output_tokens
+    n_left = sum(each.judged.n_left for each in judgings)
     return {
         **metadata,
-        "judge": judge_version(judge),
+        "judge": ", ".join(judge_version(judge, each.rubric) for each in judgings),
         "drawn but not judged yet": n_missing,
-        "paid by the run (usd)": judged.paid_usd,
-        "from the cache in the run": judged.n_cached,
-        "left by the cost cap in the run": judged.n_left,
-        "note": _note(judged, judge, bool(has_prices)),
+        "paid by the run (usd)": sum(each.judged.paid_usd for each in judgings),
+        "from the cache in the run": sum(each.judged.n_cached for each in judgings),
+        "left by the cost cap in the run": n_left,
+        "note": _note(n_left, judge, bool(has_prices)),
     }
 
 
-def _note(judged: Judged, judge: Judge, has_prices: bool) -> str | None:
-    if judged.n_left:
+def _note(n_left: int, judge: Judge, has_prices: bool) -> str | None:
+    if n_left:
         return (
-            f"judge.max_usd_per_run = {judge.max_usd_per_run:g} left {judged.n_left} traces unjudged; "
-            "run again, or raise it"
+            f"judge.max_usd_per_run = {judge.max_usd_per_run:g} left {n_left} verdicts unasked; run again, or raise it"
         )
     if not has_prices:
         return "the judge's prices are not set, so that costs read 0 and judge.max_usd_per_run cannot hold"
@@ -389,7 +438,7 @@ def _reason(rows: pl.DataFrame, n_unfinished: int) -> str | None:
     if rows.is_empty():
         return "no graded traces in the window"
     if n_unfinished:
-        return f"the judge has no pass rate: {n_unfinished} of the window's days still wait for verdicts"
+        return f"the judge has no pass rate for what it was not yet asked: {n_unfinished} of the window's days still wait for verdicts"
     return None
 
 
