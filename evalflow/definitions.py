@@ -11,7 +11,10 @@
     grades       judge_grades -> quality_metrics: did the answers help           by day, by week
                  suite_runs -> suite_scores: did the suite, weighted by traffic  by week
     triage       refresh_plan -> triage_queue: what people should look at        by week, on demand
+    errors       error_batch -> error_themes: what goes wrong, how often         by week, on demand
+                 abandonment_clusters: the last answers before users gave up     by week, on demand
     golden       reviews -> golden_set -> golden_ledger: the suite, as of any day
+                 golden_growth: what a week added, beside traffic and failures    by week
     marts        dbt models over the same files
 
 Dagster loads ``defs``; the command line builds the same object for the home that it works in.
@@ -27,9 +30,11 @@ from evalflow.defs.checks import station_checks
 from evalflow.defs.clusters import ASSIGNMENTS, TAXONOMY, cluster_assets
 from evalflow.defs.coverage import METRICS, coverage_assets
 from evalflow.defs.embeddings import VECTORS, embedding_assets
+from evalflow.defs.errors import error_assets
 from evalflow.defs.executors import executor_of
 from evalflow.defs.golden import golden_assets, golden_specs
 from evalflow.defs.grades import GRADES, QUALITY, grade_assets
+from evalflow.defs.growth import GROWTH, growth_assets
 from evalflow.defs.marts import marts_assets
 from evalflow.defs.partitions import partitions_of
 from evalflow.defs.plan import plan_assets
@@ -44,7 +49,7 @@ from evalflow.defs.triage import triage_assets
 
 STATIONS = (RAW, LATER, SIGNALS, SAMPLES, VECTORS, TAXONOMY, REFITS, ASSIGNMENTS, METRICS, SLICES, SESSIONS)
 """The partitioned stations in flow order, as `evalflow run` walks them."""
-GRADING = (GRADES, QUALITY, SCORES)
+GRADING = (GRADES, QUALITY, SCORES, GROWTH)
 """Walked after them: off the critical path, so that a judge that does not answer holds nothing up."""
 
 
@@ -70,8 +75,10 @@ def station_definitions(home: Home) -> dg.Definitions:
                 *score_assets(partitions),
                 *plan_assets(partitions),
                 *triage_assets(partitions),
+                *error_assets(partitions),
                 *golden_specs(partitions),
                 *golden_assets(partitions),
+                *growth_assets(partitions),
             ],
             asset_checks=station_checks(partitions.daily, partitions.weekly, partitions.monthly),
             resources=resources_of(home),

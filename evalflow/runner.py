@@ -21,18 +21,21 @@ from evalflow.adapters.home import Home
 from evalflow.adapters.ledger import CaseVersion, Recorded
 from evalflow.adapters.native import find_files, read_lines
 from evalflow.adapters.results import Results
+from evalflow.adapters.review_answers import has_other_input
+from evalflow.adapters.review_files import ReviewFormat, find_review_files, read_review_file
 from evalflow.adapters.suite_runs import RunAdded
-from evalflow.adapters.tables import TRIAGE_QUEUE
 from evalflow.core.lineage import fingerprint
 from evalflow.core.records import GoldenCase, Review, Unusable, parse_golden_case, parse_review
+from evalflow.core.reviewing import contradictions
 from evalflow.definitions import GRADING, STATIONS, definitions_of, station_definitions
 from evalflow.defs.automation import MARTS, REASON, range_tags
 from evalflow.defs.golden import report_recorded, report_reviews
 from evalflow.defs.partitions import partitions_of
-from evalflow.defs.queue import Item, queued_items
+from evalflow.defs.queue import QUEUES, Item, queued_items
 from evalflow.defs.refits import REFITS, asking_for
 from evalflow.defs.scores import report_suite_run
 from evalflow.defs.station import Station, parents
+from evalflow.defs.triage import CAPTURES
 from evalflow.errors import EvalflowError, ExitCode
 
 PROCESS_TAG = "evalflow/process"
@@ -60,24 +63,32 @@ class Walked:
 class GoldenImport:
     """What an import of golden cases did: versions added, cases left as they were, lines that could not be used.
 
-    ``retired`` names those of the cases left as they were that the file would have changed, were they not retired.
+    ``retired`` names those of the cases left as they were that the file would have changed, were they not retired;
+    ``frozen`` the regressions whose test it would have changed.
     """
 
     added: list[CaseVersion]
     unchanged: int
     unusable: list[dict[str, Any]]
     retired: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ReviewsImport:
-    """What an import of answers did; ``items`` are the queued traces that it answered, as they stand now."""
+    """What an import of answers did; ``items`` are the queued traces that it answered, as they stand now.
+
+    ``edited``: traces whose input was another one in the file. ``n_drafts``, ``n_cancelled``: annotations that are no answers.
+    """
 
     added: list[Review]
     unchanged: int
     n_unanswered: int
     unusable: list[dict[str, Any]]
     items: list[Item]
+    edited: tuple[str, ...] = ()
+    n_drafts: int = 0
+    n_cancelled: int = 0
 
 
 @contextmanager
@@ -155,33 +166,56 @@ def import_golden(home: Home, instance: dg.DagsterInstance, path: str) -> Golden
     recorded = home.ledger.import_cases(cases.values(), path, home.now())
     report_recorded(instance, partitions_of(home.calendar), recorded.added)
     home.publish()
-    return GoldenImport(recorded.added, recorded.unchanged, unusable, recorded.retired)
+    return GoldenImport(recorded.added, recorded.unchanged, unusable, recorded.retired, recorded.frozen)
 
 
-def retire_golden(home: Home, instance: dg.DagsterInstance, case_ids: list[str], because: str) -> Recorded:
-    """Take cases out of the suite from today on and report that to Dagster.
+def revise_golden(
+    home: Home, instance: dg.DagsterInstance, case_id: str, changes: dict[str, str], because: str, by: str | None
+) -> Recorded:
+    """Give a case its next version from today on, and report it to Dagster.
 
     Raises:
-        UsageError: a case is unknown, so that none is retired.
+        UsageError: the case is unknown or retired.
     """
-    recorded = home.ledger.retire(case_ids, because, "evalflow golden retire", home.now())
+    recorded = home.ledger.revise(case_id, changes, because, "evalflow golden revise", home.now(), by)
     report_recorded(instance, partitions_of(home.calendar), recorded.added)
     home.publish()
     return recorded
 
 
-def import_reviews(home: Home, instance: dg.DagsterInstance, path: str) -> ReviewsImport:
+def retire_golden(
+    home: Home, instance: dg.DagsterInstance, case_ids: list[str], because: str, by: str | None = None
+) -> Recorded:
+    """Take cases out of the suite from today on and report that to Dagster.
+
+    Raises:
+        UsageError: a case is unknown, so that none is retired.
+    """
+    recorded = home.ledger.retire(case_ids, because, "evalflow golden retire", home.now(), by)
+    report_recorded(instance, partitions_of(home.calendar), recorded.added)
+    home.publish()
+    return recorded
+
+
+def import_reviews(
+    home: Home, instance: dg.DagsterInstance, path: str, format: ReviewFormat | None = None
+) -> ReviewsImport:
     """Append the answers of the files under ``path`` to the reviews and report them to Dagster.
 
     Raises:
         BadInputError: ``path`` names nothing that can be read.
     """
-    queued = {item.row["trace_id"] for item in queued_items(home)}
     answers: list[Review] = []
     unusable: list[dict[str, Any]] = []
-    n_unanswered = 0
-    for file in find_files(path).files:
-        for line in read_lines(file):
+    edited: dict[str, None] = {}
+    n_unanswered = n_drafts = n_cancelled = 0
+    read = {file: read_review_file(file, format) for file in find_review_files(path)}
+    named = {line.row["trace_id"] for found in read.values() for line in found.lines if _names_a_trace(line.row)}
+    queued = {item.trace_id: item.row["text"] for item in queued_items(home, named)}
+    for file, found in read.items():
+        n_drafts, n_cancelled = n_drafts + found.n_drafts, n_cancelled + found.n_cancelled
+        given: list[tuple[int, Review]] = []
+        for line in found.lines:
             answer = line.row
             if not isinstance(answer, Unusable):
                 answer = parse_review(answer, home.settings.ingest.max_text_bytes)
@@ -194,22 +228,32 @@ def import_reviews(home: Home, instance: dg.DagsterInstance, path: str) -> Revie
             elif answer is None:
                 n_unanswered += 1
             else:
-                answers.append(answer)
+                given.append((line.number, answer))
+                if has_other_input(line.row.get("input"), queued[answer.trace_id]):
+                    edited[answer.trace_id] = None
+        contradicted = contradictions(given)
+        unusable += [{"file": file, "line": given[at][0], "reason": reason} for at, reason in contradicted.items()]
+        answers += [answer for at, (_, answer) in enumerate(given) if at not in contradicted]
     done = home.reviews.add(answers, path, home.now())
     report_reviews(instance, len(done.added))
     home.publish()
-    touched = {answer.trace_id for answer in answers}
-    items = [item for item in queued_items(home) if item.row["trace_id"] in touched]
-    return ReviewsImport(done.added, done.unchanged, n_unanswered, unusable, items)
+    items = queued_items(home, {answer.trace_id for answer in answers})
+    return ReviewsImport(
+        done.added, done.unchanged, n_unanswered, unusable, items, tuple(edited), n_drafts, n_cancelled
+    )
+
+
+def _names_a_trace(row: Any) -> bool:
+    return isinstance(row, dict) and isinstance(row.get("trace_id"), str)
 
 
 def import_suite_run(
     home: Home, instance: dg.DagsterInstance, read: Results, ran_on: date, name: str | None, path: str
 ) -> RunAdded:
     """Append one run of the suite to the runs and report it to Dagster; one that is there already adds nothing."""
-    added = home.suite_runs.add(read.outcomes, ran_on, name, path, home.now())
+    added = home.suite_runs.add(read.attempts, ran_on, name, path, home.now())
     if added.is_new:
-        report_suite_run(instance, len(read.outcomes))
+        report_suite_run(instance, len(read.attempts))
     home.publish()
     return added
 
@@ -228,6 +272,25 @@ def refresh(
     _execute(
         home, instance, "refresh_plan", "triage_queue", tags={**range_tags(week, week), **(tags or {})}, config=config
     )
+
+
+def capture(home: Home, instance: dg.DagsterInstance, week: date) -> None:
+    """Queue the week's new failures: the run that the daily schedule starts too."""
+    _execute(home, instance, "triage_queue", tags=range_tags(week, week), config={"triage_queue": CAPTURES})
+
+
+def draw_errors(home: Home, instance: dg.DagsterInstance, week: date, size: int | None) -> None:
+    """Draw the week's batch for error analysis and queue what no queue holds."""
+    config = {"error_batch": {"size": size}} if size is not None else None
+    _execute(home, instance, "error_batch", tags=range_tags(week, week), config=config)
+
+
+def bring_up_to_date(home: Home, instance: dg.DagsterInstance, station: Station, week: date) -> bool:
+    """Make one week of a station that is made on demand, unless it is there and nothing has changed; True when it was made."""
+    if home.lake.made_from(station.table, week) == station.made_from(home, week):
+        return False
+    _execute(home, instance, station.name, tags=range_tags(week, week))
+    return True
 
 
 def refit(home: Home, instance: dg.DagsterInstance, week: date, reason: str) -> None:
@@ -324,7 +387,7 @@ def _marts_made_from(home: Home) -> str:
     """dbt publishes a mart before it tests it, so only a stamp written last says that all of it succeeded."""
     weekly = [station for station in (*STATIONS, *GRADING) if station.unit != "day"]
     upstream = [parents(home, station.table, station.keys(home.calendar)) for station in weekly]
-    queue = parents(home, TRIAGE_QUEUE, map(date.fromisoformat, home.lake.keys(TRIAGE_QUEUE)))
+    queue = [parents(home, table, map(date.fromisoformat, home.lake.keys(table))) for table in QUEUES]
     journals = [home.ledger.journal.names(), home.reviews.journal.names()]
     return fingerprint(__version__, upstream, queue, journals)
 

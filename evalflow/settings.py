@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -22,6 +22,10 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from evalflow.core.records import Severity
+from evalflow.core.reviewing import Source
+from evalflow.core.routing import SliceColumn
+from evalflow.core.signals import NEGATIVE_SIGNALS
 from evalflow.errors import UsageError
 
 SETTINGS_FILE = "evalflow.toml"
@@ -185,6 +189,8 @@ class Coverage(_Section):
 
 
 class Judge(_Section):
+    section: ClassVar[str] = "judge"
+
     base_url: str | None = Field(
         default=None,
         description="Any OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1; without it the client's own default.",
@@ -199,6 +205,12 @@ class Judge(_Section):
     target_per_day: int = Field(
         default=50, gt=0, description="Expected judged traces a day, drawn from the sample; a verdict costs money."
     )
+    rubrics: list[str] = Field(
+        default=["general"],
+        min_length=1,
+        description="What the judge is asked about each of them: general is the built-in question, other names are files "
+        "rubrics/NAME.vN.toml, the newest or the one pinned by NAME@2. Each is paid for.",
+    )
     concurrency: int = Field(default=4, gt=0, le=64, description="Requests under way at a time.")
     timeout_s: float = Field(default=60.0, gt=0, description="Seconds until a request counts as failed.")
     max_retries: int = Field(
@@ -211,6 +223,46 @@ class Judge(_Section):
     usd_per_million_output_tokens: float = Field(default=0.0, ge=0, description="Price of what the judge writes.")
     max_usd_per_run: float = Field(
         default=5.0, gt=0, description="A run stops asking before it would spend more; the next run goes on."
+    )
+
+
+class System(_Section):
+    section: ClassVar[str] = "system"
+
+    callable: str | None = Field(
+        default=None,
+        description="What the suite is run against: a Python function, written python:package.module:function. This or an endpoint.",
+    )
+    base_url: str | None = Field(
+        default=None,
+        description="What the suite is run against: any OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1.",
+    )
+    model: str | None = Field(default=None, description="The model to ask the endpoint for.")
+    api_key: SecretStr | None = Field(
+        default=None,
+        description="The endpoint's key; best given as a variable. It is never printed, logged or stored elsewhere.",
+    )
+    system_prompt: str | None = Field(
+        default=None, description="Sent first, in place of the one that a case's own conversation begins with."
+    )
+    version: str | None = Field(
+        default=None, description="What the candidate is called in results and attempts, such as a commit."
+    )
+    scorer: str | None = Field(
+        default=None,
+        description="How an answer is held against expected_output: exact, contains, judge or python:package.module:function. "
+        "Nothing is guessed: without one only a function's own verdict counts.",
+    )
+    timeout_s: float = Field(
+        default=60.0, gt=0, description="Seconds until a call counts as failed: past any user's patience."
+    )
+    concurrency: int = Field(
+        default=4, gt=0, le=64, description="Calls under way at a time; 1 for a function that bears only one."
+    )
+    max_retries: int = Field(
+        default=3,
+        ge=0,
+        description="Further tries after a rate limit, a time-out or a fault of the endpoint; a function has one.",
     )
 
 
@@ -252,12 +304,180 @@ class Refresh(_Section):
     )
 
 
+class TriageRoute(_Section):
+    """Traces of certain bins or slices go to one queue; what it takes is said in docs/methods.md."""
+
+    queue: str = Field(min_length=1, max_length=80, description="The queue's name.")
+    bins: list[str] = Field(default=[], description="Bins such as c007; they are numbered anew by each refit.")
+    labels: list[str] = Field(default=[], description="Labels of bins, or patterns such as card*.")
+    slices: dict[SliceColumn, str] = Field(default={}, description="Values or patterns of slice columns.")
+
+    @model_validator(mode="after")
+    def _takes_something(self) -> "TriageRoute":
+        if not (self.bins or self.labels or self.slices):
+            raise ValueError(
+                f"the route to {self.queue!r} names no bins, labels or slices, so it would take everything"
+            )
+        return self
+
+
+class Triage(_Section):
+    routes: list[TriageRoute] = Field(
+        default=[],
+        description="Which named queue a trace goes to, by bin, label or slice; the first that fits. Without one: general.",
+    )
+    captured_per_day: int = Field(
+        default=10,
+        ge=0,
+        description="New failures that are queued each day without waiting for a refresh: what one person answers in a "
+        "quarter of an hour. 0 captures none.",
+    )
+    due_days: int = Field(
+        default=2,
+        ge=0,
+        description="A trace that waits longer is overdue: from failure to gate should take a day or two.",
+    )
+    aging_days: int = Field(
+        default=14,
+        gt=0,
+        description="After a fortnight a trace is as urgent as can be, whatever its priority was: nothing waits for ever.",
+    )
+    calibration_share: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Part of a refresh's labels drawn at random among judged traces, to calibrate graders: of 100 labels about "
+        "6 where the grader passes and no signal speaks, so that five refreshes give the 30 that it takes.",
+    )
+
+
+class Errors(_Section):
+    batch: int = Field(
+        default=80,
+        ge=10,
+        le=1000,
+        description="Traces in a batch for error analysis: 50 to 100 are an afternoon's reading, after which few new kinds turn up.",
+    )
+    baseline_share: float = Field(
+        default=0.3,
+        gt=0,
+        lt=1,
+        description="Part of the batch drawn where nothing hints at a failure: that is most of the traffic, and what "
+        "nobody looked at cannot be counted.",
+    )
+    slow_quantile: float = Field(
+        default=0.95, gt=0.5, lt=1, description="An answer is slow above this quantile of its model's latencies."
+    )
+    long_turns: int = Field(default=5, ge=2, description="A session of so many turns is long: most end sooner.")
+    struggling_turns: int = Field(
+        default=2, ge=1, description="A long session struggles when so many of its turns have a negative signal."
+    )
+
+
+class PromotionPolicy(_Section):
+    """Traces that become cases without a person; what it takes is said in docs/methods.md."""
+
+    name: str = Field(min_length=1, max_length=80, description="The policy's name, as provenance will quote it.")
+    sources: list[Source] = Field(min_length=1, description="Why the trace was queued: one of these.")
+    signals: list[str] = Field(default=[], description="Negative signals such as is_reported: all of them.")
+    severity: Severity = Field(description="What such a failure is taken to weigh.")
+    max_per_week: int = Field(gt=0, description="Cases in a calendar week, by effective_on.")
+
+    @field_validator("signals")
+    @classmethod
+    def _exist(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in NEGATIVE_SIGNALS:
+                raise ValueError(f"{name!r} is no signal; there are {', '.join(NEGATIVE_SIGNALS)}")
+        return names
+
+
 class Promotion(_Section):
     near_duplicate: float = Field(
-        default=0.85, gt=0, le=1, description="Jaccard of character 3-grams from which two inputs are the same one."
+        default=0.9,
+        gt=0,
+        le=1,
+        description="Jaccard of character 3-grams from which two inputs are the same: a slip of the pen, a plural. At .85 one word "
+        "may turn the meaning.",
     )
     duplicate_distance: float = Field(
-        default=0.05, ge=0, le=2, description="Cosine distance up to which two inputs ask the same: rather too tight."
+        default=0.04,
+        ge=0,
+        le=2,
+        description="Cosine distance up to which two inputs ask the same, in a small suite: all but one merge in 33 are right.",
+    )
+    duplicate_distance_large: float = Field(
+        default=0.1, ge=0, le=2, description="The same in a large suite: all but one merge in 20 are right."
+    )
+    small_suite: int = Field(
+        default=100,
+        gt=0,
+        description="Up to so many cases the tight distance holds: a lost test of a hundred may be a bin's only one.",
+    )
+    large_suite: int = Field(
+        default=1000, gt=0, description="From so many on the wide one does: there redundant cases are what costs."
+    )
+    calibrated_for: str = Field(
+        default="all-MiniLM-L6-v2@53aa51172d14/384d256t",
+        description="The model that the distances were chosen for; with another one each promotion says so.",
+    )
+    attempts: int = Field(
+        default=5,
+        ge=1,
+        le=100,
+        description="Calls of the system for each confirmed trace: a failure of every other time shows in 97 % of five.",
+    )
+    expected_from_judge: bool = Field(
+        default=False,
+        description="Let the judge say what the right answer is where people confirmed a failure and wrote none. Marked so.",
+    )
+    policies: list[PromotionPolicy] = Field(
+        default=[], description="Which traces may become cases without a person. None: people decide."
+    )
+
+    @model_validator(mode="after")
+    def _tight_before_loose(self) -> "Promotion":
+        if self.duplicate_distance > self.duplicate_distance_large:
+            raise ValueError(
+                f"duplicate_distance {self.duplicate_distance:g} lies above duplicate_distance_large "
+                f"{self.duplicate_distance_large:g}; a small suite needs the tighter one"
+            )
+        if self.small_suite >= self.large_suite:
+            raise ValueError(f"small_suite {self.small_suite} is not below large_suite {self.large_suite}")
+        names = [policy.name for policy in self.policies]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"two policies have one name among {', '.join(names)}; provenance could not tell them apart"
+            )
+        return self
+
+
+class ReviewPage(_Section):
+    host: str = Field(
+        default="127.0.0.1",
+        description="Address of the review page: this machine alone. On any other one it asks for a token.",
+    )
+    port: int = Field(
+        default=8765, ge=0, le=65535, description="Port of the review page; 0 takes any that is free and prints it."
+    )
+    token: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="What a browser has to show once, best given as a variable; without one, a server that others can reach "
+        "draws a new one at each start.",
+    )
+    hosts: list[str] = Field(
+        default=[],
+        description="Names under which a proxy or a network reaches the page, beside addresses and localhost; with one, a "
+        "token is asked for. Any other name is refused, so that no stranger's DNS leads here.",
+    )
+    reviewers_per_item: int = Field(
+        default=1, ge=1, le=10, description="People who answer each trace, blind: 2 show how far reviewers agree."
+    )
+    reserve_minutes: float = Field(
+        default=15.0,
+        gt=0,
+        description="How long an open trace is kept for who opened it: longer than an answer takes, short enough for a lunch.",
     )
 
 
@@ -267,6 +487,13 @@ class Gate(_Section):
     )
     min_covered_share: float = Field(
         default=0.5, ge=0, le=1, description="Below this share of traffic in tested bins a pass says too little."
+    )
+    max_detectable_drop: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="A pass against a baseline must have been able to see a drop of the pass rate this large 4 times out of 5: "
+        "80 independent cases do where up to a tenth of the verdicts differ between runs; 0.05 takes 160 to 280.",
     )
 
 
@@ -306,8 +533,12 @@ class Settings(BaseSettings):
     clustering: Clustering = Clustering()
     coverage: Coverage = Coverage()
     judge: Judge = Judge()
+    system: System = System()
     refresh: Refresh = Refresh()
+    errors: Errors = Errors()
+    triage: Triage = Triage()
     promotion: Promotion = Promotion()
+    review: ReviewPage = ReviewPage()
     gate: Gate = Gate()
     execution: Execution = Execution()
 
@@ -315,6 +546,16 @@ class Settings(BaseSettings):
     def _closed_in_order(self) -> "Settings":
         if self.traffic_start and self.traffic_end and self.traffic_end < self.traffic_start:
             raise ValueError(f"traffic_end {self.traffic_end} lies before traffic_start {self.traffic_start}")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_are_left_for_coverage(self) -> "Settings":
+        taken = self.refresh.failure_share + self.triage.calibration_share
+        if taken >= 1:
+            raise ValueError(
+                f"refresh.failure_share {self.refresh.failure_share:g} and triage.calibration_share "
+                f"{self.triage.calibration_share:g} take all labels of a refresh; leave some for the bins"
+            )
         return self
 
     @classmethod
@@ -358,7 +599,7 @@ def load_settings(home: Path) -> Settings:
         key = ".".join(str(part) for part in first["loc"]) or "settings"
         value = first.get("input")
         # An unknown key may be a misspelt one, and what stands there a secret.
-        may_be_secret = first["type"] == "extra_forbidden" or key.split(".")[0] == "judge"
+        may_be_secret = first["type"] == "extra_forbidden" or key.split(".")[0] in ("judge", "system", "review")
         shown = "" if isinstance(value, dict) or may_be_secret else f" = {value!r}"
         raise UsageError(
             f"Setting {key}{shown} is not usable: {first['msg']}; correct it in {home / SETTINGS_FILE} "
@@ -373,7 +614,8 @@ def settings_with_origin(home: Path) -> Iterator[SettingRow]:
     for key, value, reason in _leaves(settings):
         parts = key.split(".")
         origin = _variable(key) if _has(env, parts) else SETTINGS_FILE if _has(file, parts) else "default"
-        yield SettingRow(key, shown_url(value) if key == "judge.base_url" and value else value, origin, reason)
+        is_address = value and key in ("judge.base_url", "system.base_url")
+        yield SettingRow(key, shown_url(value) if is_address else value, origin, reason)
 
 
 def shown_url(url: str) -> str:

@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 from evalflow.adapters.home import Home
 from evalflow.adapters.tables import TABLES
 from evalflow.definitions import station_definitions
-from evalflow.settings import Settings
+from evalflow.settings import Settings, TriageRoute
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -34,7 +34,7 @@ PARTITIONS: dict[type, str] = {
     NoneType: "none",
 }
 BOUNDS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
-TYPE_NAMES = {int: "integer", float: "number", str: "text"}
+TYPE_NAMES = {int: "integer", float: "number", str: "text", TriageRoute: "table"}
 
 
 @dataclass(frozen=True)

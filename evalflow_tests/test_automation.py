@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from evalflow.adapters.home import Home, open_home, write_setting
-from evalflow.adapters.tables import COVERAGE_METRICS, REFRESH_PLAN
+from evalflow.adapters.tables import BIN_ASSIGNMENTS, COVERAGE_METRICS, REFRESH_PLAN
 from evalflow.core.calendar import monday_of
 from evalflow.definitions import GRADING, STATIONS
 from evalflow.defs.automation import RANGE_END, RANGE_START, REASON, breach, next_runs, schedules
@@ -64,7 +64,18 @@ def test_the_quarterly_schedule_refreshes_the_newest_closed_week(home: Home) -> 
     assert request.tags[REASON] == "quarterly refresh of 2026-10-01"
 
 
-@pytest.mark.parametrize("name", ["daily_traffic", "monthly_taxonomy", "weekly_coverage", "quarterly_refresh"])
+def test_the_daily_capture_waits_until_yesterdays_week_is_placed(home: Home) -> None:
+    write_setting(home.path, "traffic_start", date(2026, 6, 1))
+    monday = datetime(2026, 6, 15, 5, tzinfo=UTC)
+    assert "2026-06-08 is not placed yet" in ask(home.reloaded(), "daily_capture", monday).skip_message
+    home.lake.write(BIN_ASSIGNMENTS, date(2026, 6, 8), pl.DataFrame(schema=BIN_ASSIGNMENTS.schema), made_from="test")
+    request = ask(home.reloaded(), "daily_capture", monday)
+    assert request.tags[RANGE_START] == request.tags[RANGE_END] == "2026-06-08"
+
+
+@pytest.mark.parametrize(
+    "name", ["daily_traffic", "monthly_taxonomy", "weekly_coverage", "daily_capture", "quarterly_refresh"]
+)
 def test_a_closed_home_skips_and_says_why(tmp_path: Path, name: str) -> None:
     home = open_home(tmp_path / "home")
     write_setting(home.path, "traffic_start", date(2026, 6, 1))

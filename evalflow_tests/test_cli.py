@@ -193,6 +193,7 @@ def test_run_computes_what_has_changed_and_says_how_much(story: Story) -> None:
         "judge_grades": 0,
         "quality_metrics": 1,
         "suite_scores": 1,
+        "golden_growth": 1,
     }
     assert said.document["coverage"] == story.said["coverage as JSON"].document
 
@@ -489,7 +490,7 @@ def test_golden_import_twice_is_once_and_a_change_is_a_new_version(home: Path, t
     suite = write(tmp_path / "suite.jsonl", case(1), case(2))
     assert evalflow("golden", "import", suite, "--json", home=home).document["added"] == 2
     again = evalflow("golden", "import", suite, "--json", home=home)
-    nothing = {"added": 0, "unchanged": 2, "effective_on": [], "unusable": [], "retired": []}
+    nothing = {"added": 0, "unchanged": 2, "effective_on": [], "unusable": [], "retired": [], "frozen": []}
     assert (again.code, again.document) == (0, nothing)
     write(suite, case(1), case(2, expected_output="Within five days."))
     assert evalflow("golden", "import", suite, "--json", home=home).document == {
@@ -498,6 +499,7 @@ def test_golden_import_twice_is_once_and_a_change_is_a_new_version(home: Path, t
         "effective_on": ["2026-06-04"],
         "unusable": [],
         "retired": [],
+        "frozen": [],
     }
     # A change counts from the day on which it is made; what the suite was before stays what it was.
     versions = {
@@ -532,6 +534,7 @@ def test_golden_export_imports_again_as_unchanged(home: Path, tmp_path: Path) ->
         "effective_on": [],
         "unusable": [],
         "retired": [],
+        "frozen": [],
     }
     # To stdout, as lines and as one document, it is the same.
     printed = evalflow("golden", "export", home=home).out
@@ -593,7 +596,7 @@ def test_doctor_has_one_line_each(home: Path) -> None:
     assert all(finding["ok"] for finding in document.values())
 
 
-GROUPS = {"golden": cli.golden.app, "triage": cli.flywheel.triage}
+GROUPS = {"golden": cli.golden.app, "triage": cli.triage.app}
 COMMANDS = sorted(
     [(name,) for name in typer.main.get_command(cli.app).commands if name not in GROUPS]  # type: ignore[attr-defined]  # it is a group
     + [(group, name) for group, own in GROUPS.items() for name in typer.main.get_command(own).commands]  # type: ignore[attr-defined]

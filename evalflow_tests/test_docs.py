@@ -38,7 +38,7 @@ from evalflow_tests.docs_blocks import BLOCKS, DOCS, ROOT, Block, setting_fields
 
 PACKAGE = Path(evalflow.__file__).parent
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-OURS = [DOCS / name for name in ("methods.md", "formats.md", "operations.md", "tables.md")]
+OURS = [DOCS / name for name in ("methods.md", "formats.md", "operations.md", "tables.md", "ci.md")]
 SHELL = ("sh", "bash", "shell", "console")
 LIMITS = Limits(datetime(2020, 1, 1, tzinfo=UTC), datetime(2030, 1, 1, tzinfo=UTC), 1_000_000)
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -264,7 +264,9 @@ def test_examples_of_formats_are_usable(tmp_path: Path) -> None:
             records.append(parse_golden_case(row, LIMITS.max_text_bytes) if is_case else parse_record(row, LIMITS))
     assert [type(record) for record in records] == [Trace, Trace, FeedbackEvent, GoldenCase, GoldenCase, Review]
     (tmp_path / "results.jsonl").write_text("\n".join(results))
-    assert read_results(str(tmp_path / "results.jsonl")).outcomes == {"parcel-1": True, "parcel-2": None}
+    read = read_results(str(tmp_path / "results.jsonl"))
+    assert read.outcomes == {"parcel-1": True, "parcel-2": None, "parcel-3": False}
+    assert read.attempts["parcel-3"].outcomes == (True, False)
 
 
 def test_the_exported_example_is_what_the_imported_one_becomes(tmp_path: Path) -> None:

@@ -500,7 +500,8 @@ def test_the_judge_has_no_pass_rate_until_every_day_is_finished(
             assert by_judge[name].is_null().all() == by_judge["pass_rate"].is_null().all()
         seen.append((by_judge["n_graded"][0], by_judge["pass_rate"].to_list(), n_unfinished))
         assert metadata_of(result, WEEK).get("reason") == (
-            f"the judge has no pass rate: {n_unfinished} of the window's days still wait for verdicts"
+            f"the judge has no pass rate for what it was not yet asked: {n_unfinished} of the window's days still wait "
+            "for verdicts"
             if n_unfinished
             else None
         )

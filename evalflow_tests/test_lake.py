@@ -72,6 +72,29 @@ def test_a_second_write_replaces_the_partition_and_no_other(lake: Lake) -> None:
     assert lake.keys(FEEDBACK) == ["2026-06-01", "2026-06-02"]
 
 
+def test_a_stamp_changes_with_its_partition_alone(lake: Lake) -> None:
+    lake.write(FEEDBACK, MONDAY, events(3))
+    lake.write(FEEDBACK, TUESDAY, events(5))
+    before = dict(lake.stamps(FEEDBACK))
+    assert dict(lake.stamps(FEEDBACK)) == before
+    lake.write(FEEDBACK, MONDAY, events(3, "rating"))
+    after = dict(lake.stamps(FEEDBACK))
+    assert [key for key in after if after[key] != before[key]] == ["2026-06-01"]
+
+
+def test_what_an_earlier_version_left_out_is_null_where_nothing_makes_the_table_again(lake: Lake) -> None:
+    lake.write(FEEDBACK, MONDAY, events(2))
+    with lake.fs.open(lake.path(FEEDBACK, MONDAY), "rb") as file:
+        held = pl.read_parquet(file)
+    with lake.fs.open(lake.path(FEEDBACK, MONDAY), "wb") as file:
+        held.drop("comment", "line").write_parquet(file)
+    nulls = events(2).with_columns(comment=pl.lit(None, pl.String), line=pl.lit(None, pl.Int64))
+    assert lake.read(FEEDBACK, [MONDAY], is_kept=True).equals(nulls)
+    assert lake.read(FEEDBACK, [MONDAY], ["line", "name"], is_kept=True).columns == ["line", "name"]
+    with pytest.raises(EarlierVersionError):
+        lake.read(FEEDBACK, [MONDAY])
+
+
 def test_partitions_are_read_in_the_order_asked_and_missing_ones_give_no_rows(lake: Lake) -> None:
     lake.write(FEEDBACK, MONDAY, events(1))
     lake.write(FEEDBACK, TUESDAY, events(2))

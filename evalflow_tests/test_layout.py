@@ -23,7 +23,7 @@ LAYERS = (
     {"evalflow.definitions"},
     {"evalflow.runner"},
     {"evalflow.demo", "evalflow.web"},
-    {"evalflow.cli"},
+    {"evalflow.cli", "evalflow.pytest_plugin"},
 )
 """From the inside out: a module imports from its own layer and from those before it."""
 HEAVY = (

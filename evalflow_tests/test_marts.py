@@ -17,6 +17,8 @@ from evalflow.adapters.tables import (
     BIN_ASSIGNMENTS,
     CLUSTERS,
     COVERAGE_METRICS,
+    ERROR_BATCH,
+    GOLDEN_GROWTH,
     GOLDEN_LEDGER,
     QUALITY_METRICS,
     REVIEWS,
@@ -41,7 +43,14 @@ from evalflow.runner import RunFailedError, instance_of, marts_are_stale, run_ma
 AUGUST, SEPTEMBER = date(2026, 8, 1), date(2026, 9, 1)
 FIRST, SECOND, THIRD = date(2026, 8, 24), date(2026, 8, 31), date(2026, 9, 7)  # Mondays
 FIRST_SUNDAY, SECOND_SUNDAY = date(2026, 8, 30), date(2026, 9, 6)
-MARTS = ["dim_clusters", "fct_coverage_weekly", "fct_golden_composition", "fct_score_weekly", "fct_triage_latency"]
+MARTS = [
+    "dim_clusters",
+    "fct_coverage_weekly",
+    "fct_golden_composition",
+    "fct_golden_growth",
+    "fct_score_weekly",
+    "fct_triage_latency",
+]
 
 
 @pytest.fixture(scope="module")
@@ -144,8 +153,11 @@ def test_each_week_stands_once_with_its_headline(home: Home) -> None:
     # A week without a suite: jsd and band are null, and stay null.
     _write_week(home, SECOND, [True, True], jsd=None, jsd_raw=None, band=None, week_n_golden=0)
     _write_week(home, THIRD, [False], taxonomy_id="2026-09-bbbb", is_provisional=True, weighting="traffic")
+    _write(home, GOLDEN_GROWTH, FIRST, [{"as_of": FIRST_SUNDAY, "n_cases": 4, "n_added": 3, "failures": 28.0}])
     _build(home)
 
+    growth = _mart(home, "fct_golden_growth")
+    assert growth.select("week", "n_cases", "n_added", "failures", "jsd").rows() == [(FIRST, 4, 3, 28.0, 0.31)]
     weekly = _mart(home, "fct_coverage_weekly")
     measured = weekly.select("week", "as_of", "jsd", "band", "n_golden", "is_provisional", "weighting")
     assert measured.rows() == [
@@ -323,12 +335,14 @@ def test_each_queued_trace_stands_once_with_its_way_to_the_gate(home: Home, monk
         return {"trace_id": trace_id, "verdict": verdict, "reviewer": reviewer, "reviewed_at": at, "recorded_at": at}
 
     first_queue = [
-        queued("own", FIRST_SUNDAY),
+        queued("own", FIRST_SUNDAY, queue="payments"),
         queued("waits", FIRST_SUNDAY, source="failed_grade", bin=None, label=None),
     ]
     again = [queued("own", SECOND_SUNDAY, priority=0.9, source="failed_grade", bin="c777", label="other")]
     _write(home, TRIAGE_QUEUE, FIRST, first_queue)
     _write(home, TRIAGE_QUEUE, SECOND, [*again, queued("twin", SECOND_SUNDAY), queued("fine", SECOND_SUNDAY)])
+    drawn = queued("drawn", SECOND_SUNDAY, source="error_analysis", queue="error-analysis")
+    _write(home, ERROR_BATCH, SECOND, [drawn, queued("twin", SECOND_SUNDAY + timedelta(days=1))])
     _write(home, REVIEWS, "reviews-a", [answer("own", "real_failure", "ada", _at(8, 31, 2))])
     _write(
         home,
@@ -350,22 +364,26 @@ def test_each_queued_trace_stands_once_with_its_way_to_the_gate(home: Home, monk
     _build(home)
 
     latency = _mart(home, "fct_triage_latency")
+    assert latency["queue"].to_list() == ["payments", "general", "error-analysis", "general", "general"]
     found = latency.select("trace_id", "week", "queued_on", "source", "priority", "bin_id", "bin_label", "status")
     assert found.rows() == [
         ("own", FIRST, FIRST_SUNDAY, "quota", 0.5, "c000", "refund", "promoted"),
         ("waits", FIRST, FIRST_SUNDAY, "failed_grade", 0.5, None, None, "open"),
+        ("drawn", SECOND, SECOND_SUNDAY, "error_analysis", 0.5, "c000", "refund", "open"),
         ("fine", SECOND, SECOND_SUNDAY, "quota", 0.5, "c000", "refund", "answered"),
         ("twin", SECOND, SECOND_SUNDAY, "quota", 0.5, "c000", "refund", "merged"),
     ]
     assert latency.select("trace_id", "first_reviewed_at", "n_reviews", "verdicts").rows() == [
         ("own", _at(8, 30, 2), 3, ["not_a_failure", "real_failure"]),
         ("waits", None, 0, []),
+        ("drawn", None, 0, []),
         ("fine", _at(9, 7, 2), 1, ["not_a_failure"]),
         ("twin", _at(9, 7, 2), 1, ["real_failure"]),
     ]
     assert latency.select("trace_id", "case_id", "is_merged", "promoted_at", "effective_on").rows() == [
         ("own", "p1", False, _at(9, 1, 14), date(2026, 9, 1)),
         ("waits", None, None, None, None),
+        ("drawn", None, None, None, None),
         ("fine", None, None, None, None),
         ("twin", "p1", True, _at(9, 8, 2), date(2026, 9, 8)),
     ]
@@ -373,6 +391,7 @@ def test_each_queued_trace_stands_once_with_its_way_to_the_gate(home: Home, monk
     assert latency.select("trace_id", "occurred_at", "days_to_queue", "days_to_review", "days_to_gate").rows() == [
         ("own", happened, 6, 6.0, 8.5),
         ("waits", happened, 6, None, None),
+        ("drawn", happened, 13, None, None),
         ("fine", happened, 13, 14.0, None),
         ("twin", happened, 13, 14.0, 15.0),
     ]
@@ -435,8 +454,9 @@ def test_the_marts_join_the_asset_graph(home: Home) -> None:
         "dim_clusters": {"clusters", "taxonomy_refits"},
         "fct_coverage_weekly": {"coverage_metrics", "quality_metrics"},
         "fct_golden_composition": {"bin_assignments", "coverage_metrics", "golden_ledger"},
+        "fct_golden_growth": {"golden_growth", "coverage_metrics"},
         "fct_score_weekly": {"suite_scores"},
-        "fct_triage_latency": {"triage_queue", "reviews", "golden_ledger"},
+        "fct_triage_latency": {"triage_queue", "error_batch", "reviews", "golden_ledger"},
     }
     for mart in MARTS:
         node = graph.get(dg.AssetKey(mart))

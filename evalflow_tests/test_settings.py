@@ -61,7 +61,10 @@ def test_every_setting_can_be_given_by_its_variable(tmp_path: Path, monkeypatch:
         "judge.base_url": "http://127.0.0.1:1/v1",
         "judge.model": "m",
         "judge.api_key": "k",
+        "review.token": "a-token-of-16-letters",
     }
+    given |= {f"system.{name}": "x" for name in ("callable", "base_url", "model", "api_key", "system_prompt")}
+    given |= {"system.version": "x", "system.scorer": "exact"}
     for key, value in given.items():
         name = "EVALFLOW_" + key.upper().replace(".", "__")
         monkeypatch.setenv(name, value if isinstance(value, str) else json.dumps(value))
@@ -109,6 +112,7 @@ def test_a_mistake_in_the_file_is_refused_by_name_and_says_where_to_mend_it(
         ('judge = "sk-secret-123"\n', "Setting judge is not usable"),
         ('[judge]\napi_key = ["sk-secret-123"]\n', "Setting judge.api_key is not usable"),
         ('[judge]\ntimeout_s = "sk-secret-123"\n', "Setting judge.timeout_s is not usable"),
+        ('[review]\ntoken = "sk-secret-123"\n', "Setting review.token is not usable"),
         ('api_key = "sk-secret-123"\n', "Setting api_key is not usable"),
         ('[sampling]\nkey = "sk-secret-123"\n', "Setting sampling.key is not usable"),
         ("[judge]\napi_key = sk-secret-123\n", "is not valid TOML"),

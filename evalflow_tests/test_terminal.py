@@ -76,8 +76,18 @@ def hostile_item() -> Item:
         "model": f"model {HOSTILE}",
         "prompt_version": f"prompt {HOSTILE}",
         "negative_signals": [f"signal {HOSTILE}"],
+        "queue": f"queue {HOSTILE}",
+        "signals": json.dumps({"is_error": True, f"key {HOSTILE}": HOSTILE}),
         "context": json.dumps(
-            {"conversation": [{"role": f"role {HOSTILE}", "content": f"turn {HOSTILE}"}], f"key {HOSTILE}": HOSTILE}
+            {
+                "conversation": [{"role": f"role {HOSTILE}", "content": f"turn {HOSTILE}"}],
+                "turns": [
+                    {"place": "this", "tool_calls": [{"name": HOSTILE, "error": HOSTILE}]},
+                    {"place": "after", "input": HOSTILE, "output": HOSTILE},
+                ],
+                "feedback": [{"comment": HOSTILE}],
+                f"key {HOSTILE}": HOSTILE,
+            }
         ),
         "grades": json.dumps([{"reason": HOSTILE}]),
     }
@@ -91,7 +101,8 @@ def hostile_item() -> Item:
 def test_a_hostile_trace_in_the_queue_commands_nothing(
     command: tuple[str, ...], home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evalflow.defs.queue.queued_items", lambda _: [hostile_item()])
+    monkeypatch.setattr("evalflow.defs.queue.QueueIndex.items", lambda _: [hostile_item()])
+    monkeypatch.setattr("evalflow.defs.queue.queued_item", lambda *_: hostile_item())
     said = evalflow("triage", *command, home=home.path)
     assert said.code == 0, said.err
     assert commands_in(said.out + said.err) == []
@@ -100,7 +111,7 @@ def test_a_hostile_trace_in_the_queue_commands_nothing(
 
 
 def test_a_text_that_is_shown_whole_keeps_its_lines(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evalflow.defs.queue.queued_items", lambda _: [hostile_item()])
+    monkeypatch.setattr("evalflow.defs.queue.queued_item", lambda *_: hostile_item())
     assert f"user           first line\nsecond {HARMLESS}\n" in evalflow("triage", "show", "t1", home=home.path).out
 
 

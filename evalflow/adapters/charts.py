@@ -13,7 +13,7 @@ MOST_BINS = 40
 COLUMN_CHARS = 16
 _MARKS = "|<>[]`*_\\&#!~"
 """What Markdown or the HTML in it would read as more than a sign."""
-_ADDRESS = re.compile(r"(?i)\w+://|www\.|\S@\S")
+_ADDRESS = re.compile(r"(?i)\w+://|www\.|@\S")
 PALETTE = 256
 FARTHEST_LOG2 = 3.0
 """Density ratios beyond 1/8 and 8 have the colour of those."""
@@ -89,7 +89,7 @@ def as_markdown(png: bytes, alt: str) -> str:
 
 
 def as_cell(text: str) -> str:
-    """Somebody else's text for Markdown: one line, none of its own markup, and no link, not even from a bare address."""
+    """Somebody else's text for Markdown: one line, none of its own markup, no link of a bare address, nobody mentioned."""
     line = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
     return "".join(f"&#{ord(sign)};" if sign in _MARKS else sign for sign in _ADDRESS.sub(_broken, line))
 

@@ -14,10 +14,13 @@ from pathlib import Path
 import duckdb
 import tomlkit
 
+from evalflow.adapters.attempts import AttemptJournal
 from evalflow.adapters.lake import Lake, lake_at
 from evalflow.adapters.ledger import Ledger
+from evalflow.adapters.preferences import Preferences
 from evalflow.adapters.reviews import Reviews
 from evalflow.adapters.suite_runs import SuiteRuns
+from evalflow.adapters.themes import Themes
 from evalflow.core.calendar import TrafficCalendar
 from evalflow.errors import UsageError
 from evalflow.settings import HOME_VARIABLE, SETTINGS_FILE, Settings, load_settings
@@ -55,8 +58,20 @@ class Home:
         return Reviews(self.path / "reviews")
 
     @cached_property
+    def themes(self) -> Themes:
+        return Themes(self.path / "themes")
+
+    @cached_property
     def suite_runs(self) -> SuiteRuns:
         return SuiteRuns(self.path / "suite_runs")
+
+    @cached_property
+    def attempts(self) -> AttemptJournal:
+        return AttemptJournal(self.path / "attempts")
+
+    @cached_property
+    def preferences(self) -> Preferences:
+        return Preferences(self.path / "preferences")
 
     @property
     def cache(self) -> Path:
@@ -92,10 +107,11 @@ class Home:
         return self
 
     def publish(self) -> None:
-        """Let SQL see what ledger, reviews and suite runs hold: their tables in the lake are brought up to date."""
+        """Let SQL see what ledger, reviews, suite runs and attempts hold: their tables in the lake are brought up to date."""
         self.ledger.publish(self.lake)
         self.reviews.publish(self.lake)
         self.suite_runs.publish(self.lake)
+        self.attempts.publish(self.lake)
 
     @contextmanager
     def attach(self, connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:

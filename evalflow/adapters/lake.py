@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
+from typing import BinaryIO
 
 import duckdb
 import fsspec
@@ -29,6 +30,8 @@ PART, SUFFIX = "part", ".parquet"
 STALE_TEMPORARY_S = 24 * 3600
 
 Key = date | str
+_STAMP = ("size", "mtime", "ino", "LastModified", "ETag", "etag", "created")
+"""What file systems say of a file's state, each in its own words."""
 
 
 class Lake:
@@ -97,11 +100,18 @@ class Lake:
     # -- reading -------------------------------------------------------------------------------------------
 
     def read(
-        self, table: Table, keys: Iterable[Key], columns: Sequence[str] | None = None, *, with_key: bool = False
+        self,
+        table: Table,
+        keys: Iterable[Key],
+        columns: Sequence[str] | None = None,
+        *,
+        with_key: bool = False,
+        is_kept: bool = False,
     ) -> pl.DataFrame:
         """The rows of the given partitions, in the order of ``keys``; partitions that do not exist give none.
 
-        ``with_key`` adds the partition as a column named after its unit.
+        ``with_key`` adds the partition as a column named after its unit. ``is_kept``: of a table that nothing makes
+        again, so that columns which an earlier version did not write are null.
 
         Raises:
             EarlierVersionError: a partition lacks a column, because an earlier version made it.
@@ -114,7 +124,7 @@ class Lake:
                 continue
             with self.fs.open(path, "rb") as file:
                 try:
-                    frame = pl.read_parquet(file, columns=wanted)
+                    frame = _with_nulls(file, table, wanted) if is_kept else pl.read_parquet(file, columns=wanted)
                 except pl.exceptions.ColumnNotFoundError as error:
                     raise EarlierVersionError(
                         f"{table.name} of the {table.unit} {key} was made by an earlier version; `evalflow run` makes it again."
@@ -126,6 +136,14 @@ class Lake:
         if with_key:
             schema[table.unit] = pl.String if table.unit == "file" else pl.Date
         return pl.DataFrame(schema=schema)
+
+    def stamps(self, table: Table) -> list[tuple[str, str]]:
+        """The partitions and what changes whenever a file of theirs is replaced: its size, time and number."""
+        found = []
+        for key in self.keys(table):
+            info = self.fs.info(self.path(table, key))
+            found.append((key, repr([info.get(name) for name in _STAMP])))
+        return found
 
     def require(self, table: Table, keys: Iterable[Key]) -> None:
         """Refuse to compute from partitions that were never made.
@@ -185,6 +203,14 @@ class Lake:
                 f"select * from read_parquet('{pattern}', hive_partitioning = true, union_by_name = true)"
             )
         yield connection
+
+
+def _with_nulls(file: BinaryIO, table: Table, wanted: Sequence[str]) -> pl.DataFrame:
+    held = pl.read_parquet_schema(file)
+    present = [column for column in wanted if column in held]
+    file.seek(0)
+    missing = [pl.lit(None, table.schema[column]).alias(column) for column in wanted if column not in present]
+    return pl.read_parquet(file, columns=present).with_columns(missing).select(wanted)
 
 
 def _folders_with_files(folder: str, prefix: str) -> Iterator[str]:

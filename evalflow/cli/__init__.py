@@ -10,7 +10,20 @@ import warnings
 
 import typer
 
-from evalflow.cli import flywheel, gate, golden, pipeline, refit, score, triage
+from evalflow.cli import (
+    dedup,
+    errors,
+    flywheel,
+    gate,
+    golden,
+    golden_export,
+    golden_reports,
+    pipeline,
+    refit,
+    review,
+    score,
+    triage,
+)
 from evalflow.cli.terminal import err, print_json, shown
 from evalflow.errors import EvalflowError, ExitCode
 
@@ -26,7 +39,12 @@ INTERRUPTED = 130
 app.add_typer(pipeline.app)
 app.add_typer(flywheel.app)
 app.add_typer(triage.app, name="triage")
+app.add_typer(review.app)
+app.add_typer(errors.app, name="errors")
 app.add_typer(refit.app)
+golden.app.add_typer(golden_export.app)
+golden.app.add_typer(dedup.app)
+golden.app.add_typer(golden_reports.app)
 app.add_typer(golden.app, name="golden")
 app.add_typer(gate.app)
 app.add_typer(score.app, name="score")

@@ -265,6 +265,7 @@ def doctor(home: HomeOption = None, as_json: AsJson = False) -> None:
     """Is everything there? Model and its hash, home, Dagster instance, disk, judge: one line each. Asks the judge once."""
     from evalflow.adapters.embedder import Embedder
     from evalflow.adapters.judge import JudgeItem, LlmJudge
+    from evalflow.adapters.rubrics import asked_rubrics
     from evalflow.runner import instance_of
 
     workspace = open_home(home).prepare()
@@ -287,6 +288,7 @@ def doctor(home: HomeOption = None, as_json: AsJson = False) -> None:
         settings = workspace.settings.judge
         if not settings.model:
             return "none set: the signals grader speaks alone and needs no key"
+        asked_rubrics(workspace.path, settings.rubrics)  # a misspelt one would stop the next grading
         with tempfile.TemporaryDirectory() as no_cache:
             asked = LlmJudge(settings, Path(no_cache)).judge([JudgeItem("doctor", "What is 2 + 2?", "2 + 2 is 4.")])
         if asked.failure:

@@ -6,7 +6,7 @@ Keep out: what a single command prints.
 import json
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import date
 from pathlib import Path
@@ -92,7 +92,7 @@ def day_of(text: str | None, option: str) -> date | None:
         raise UsageError(f"{option} {text!r} is not a day; write it as 2026-08-23.") from error
 
 
-def write_files(contents: dict[Path, str]) -> None:
+def write_files(contents: Mapping[Path, str | bytes]) -> None:
     """Replace the files, none before all are written in full beside them.
 
     Raises:
@@ -102,11 +102,11 @@ def write_files(contents: dict[Path, str]) -> None:
     path = next(iter(contents))
     with ExitStack() as cleanup:
         try:
-            for path, text in contents.items():
+            for path, content in contents.items():
                 place = path.resolve()  # a link stays one; its target is replaced
                 temporary = place.with_name(f".{place.name}.{secrets.token_hex(8)}.tmp")
                 cleanup.callback(temporary.unlink, missing_ok=True)
-                temporary.write_text(text, encoding="utf-8")
+                temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
                 written[place] = temporary
             for path, temporary in written.items():
                 temporary.replace(path)

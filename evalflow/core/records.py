@@ -6,6 +6,7 @@ Keep out: files (``adapters/native.py``) and every other project's format.
 """
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal, get_args
@@ -93,10 +94,24 @@ class WeightParts(msgspec.Struct, kw_only=True, frozen=True):
     difficulty: WeightPart
 
 
+class Reproduction(msgspec.Struct, kw_only=True, frozen=True):
+    """How the system under test did on a trace when it was asked again: so many attempts, failed or unscored."""
+
+    attempts: Count
+    failed: Count
+    unscored: Count = 0
+    system: str
+    system_version: str | None = None
+    scorer: str | None = None
+    at: UtcTime | None = None
+
+
 class Provenance(msgspec.Struct, kw_only=True, frozen=True):
     """Where a case of production comes from, who confirmed it and why it was looked at.
 
-    ``expected_from``: who says what the right answer is.
+    ``expected_from``: who says what the right answer is. ``reviewer_kind``: ``human``, ``script``, or ``policy`` where
+    nobody looked; ``policy`` then names the one that decided. ``inclusion_probability`` and ``label_probability``: the
+    chances of being sampled, and of being put before people; null where it was picked.
     """
 
     trace_id: Identifier
@@ -111,6 +126,14 @@ class Provenance(msgspec.Struct, kw_only=True, frozen=True):
     reviewer_kind: str | None = None
     reviewed_at: UtcTime | None = None
     expected_from: str | None = None
+    queue: str | None = None
+    inclusion_probability: float | None = None
+    label_probability: float | None = None
+    comments: list[str] = []
+    open_codes: list[str] = []
+    review_tags: list[str] = []
+    policy: str | None = None
+    reproduction: Reproduction | None = None
 
 
 class GoldenCase(msgspec.Struct, kw_only=True):
@@ -126,6 +149,8 @@ class GoldenCase(msgspec.Struct, kw_only=True):
     weight_parts: WeightParts | None = None
     provenance: Provenance | None = None
     merged_trace_ids: list[str] = []
+    n_merged_failures: Count = 0
+    """How many of the merged traces failed too."""
     is_random_draw: bool | None = None
     """Drawn from traffic at random, each trace with a chance in proportion to what it stands for."""
 
@@ -141,11 +166,14 @@ class Review(msgspec.Struct, kw_only=True, frozen=True):
     severity: Severity | None = None
     duplicate_of: Identifier | None = None
     comment: str | None = None
+    open_codes: list[str] = []
+    """What went wrong first, in the reviewer's own words: the raw material of error analysis."""
+    tags: list[str] = []
     reviewer_kind: Literal["human", "script"] = "human"
     reviewed_at: UtcTime | None = None
 
     @property
-    def answer(self) -> tuple[str | None, ...]:
+    def answer(self) -> tuple[str | tuple[str, ...] | None, ...]:
         """What was said, apart from when: the same answer again says nothing new."""
         return (
             self.trace_id,
@@ -155,6 +183,8 @@ class Review(msgspec.Struct, kw_only=True, frozen=True):
             self.severity,
             self.duplicate_of,
             self.comment,
+            tuple(self.open_codes),
+            tuple(self.tags),
             self.reviewer_kind,
         )
 
@@ -296,10 +326,7 @@ def _out_of_bounds(record: Trace | FeedbackEvent, at: datetime, limits: Limits) 
 
 
 def _unusable_text(record: Record, max_text_bytes: int) -> Unusable | None:
-    for name in record.__struct_fields__:
-        value = getattr(record, name)
-        if not isinstance(value, str):
-            continue
+    for name, value in _texts_of(record):
         if "\x00" in value:
             return Unusable(f"{name} contains a NUL character")
         try:
@@ -311,6 +338,13 @@ def _unusable_text(record: Record, max_text_bytes: int) -> Unusable | None:
     if not getattr(record, "input", "x").strip():
         return Unusable("input is blank")
     return None
+
+
+def _texts_of(record: Record) -> Iterator[tuple[str, str]]:
+    """Every text of a record by the field that holds it, those of lists too."""
+    for name in record.__struct_fields__:
+        value = getattr(record, name)
+        yield from ((name, one) for one in (value if isinstance(value, list) else [value]) if isinstance(one, str))
 
 
 def _reason(error: msgspec.ValidationError) -> str:

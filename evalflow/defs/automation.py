@@ -17,14 +17,15 @@ import dagster as dg
 import polars as pl
 
 from evalflow.adapters.home import Home, open_home
-from evalflow.adapters.tables import COVERAGE_METRICS, REFRESH_PLAN
+from evalflow.adapters.tables import BIN_ASSIGNMENTS, COVERAGE_METRICS, REFRESH_PLAN
 from evalflow.core.alarms import above
 from evalflow.core.calendar import first_of_month, monday_of, previous_month
 from evalflow.core.lineage import fingerprint
 from evalflow.defs.plan import newest_closed_week
-from evalflow.defs.queue import queued_items
+from evalflow.defs.queue import QueueIndex
 from evalflow.defs.refits import REFITS, asking_for, refit_question
 from evalflow.defs.station import Station
+from evalflow.defs.triage import CAPTURES
 from evalflow.errors import CannotTellError, EarlierVersionError
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
@@ -55,18 +56,30 @@ MARTS = dg.define_asset_job(
 GRADING = dg.define_asset_job("grading", _SELECT("judge_grades"), description="Grade the day's sample.")
 QUALITY = dg.define_asset_job(
     "quality",
-    _SELECT("quality_metrics", "suite_scores"),
-    description="Pass rate, latency and cost of the week's window, and the suite's qualified score beside them.",
+    _SELECT("quality_metrics", "suite_scores", "golden_growth"),
+    description="Pass rate, latency and cost of the week's window, the suite's qualified score beside them, and its growth.",
 )
 REFRESH = dg.define_asset_job(
     "refresh",
     _SELECT("refresh_plan", "triage_queue"),
     description="Plan which bins need labels, and queue the traces that people should look at.",
 )
+CAPTURE = dg.define_asset_job(
+    "capture",
+    _SELECT("triage_queue"),
+    config={"ops": {"triage_queue": {"config": CAPTURES}}},
+    description="Queue the failures that have turned up since, without waiting for a refresh.",
+)
+ERROR_ANALYSIS = dg.define_asset_job(
+    "error_analysis",
+    _SELECT("error_batch", "error_themes", "abandonment_clusters"),
+    description="Draw the week's batch of traces to read, count the themes of what people found, and group the last answers "
+    "before users gave up.",
+)
 PROMOTION = dg.define_asset_job(
     "promotion", _SELECT("golden_set"), description="Promote what people's answers have confirmed."
 )
-JOBS = [DAILY, TAXONOMY, REFIT, WEEKLY, GRADING, QUALITY, REFRESH, PROMOTION, MARTS]
+JOBS = [DAILY, TAXONOMY, REFIT, WEEKLY, GRADING, QUALITY, REFRESH, CAPTURE, ERROR_ANALYSIS, PROMOTION, MARTS]
 _JOB_OF_UNIT = {"day": DAILY, "month": TAXONOMY, "week": WEEKLY}
 REASON = "evalflow/reason"
 _FIRED = ("fired_on", "fired_for")
@@ -104,6 +117,17 @@ def schedules(home: Home) -> list[dg.ScheduleDefinition]:
             return dg.SkipReason(f"The week of {week} lies before traffic_start {home.calendar.start}.")
         return _closed(home, today) or dg.RunRequest(run_key=f"weekly:{week}", tags=range_tags(week, week))
 
+    @dg.schedule(job=CAPTURE, cron_schedule="0 5 * * *", default_status=dg.DefaultScheduleStatus.RUNNING)
+    def daily_capture(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        """05:00: yesterday's failures go to people's queues."""
+        today = context.scheduled_execution_time.date()
+        week = monday_of(today - timedelta(days=1))
+        if closed := _closed(home, today):
+            return closed
+        if str(week) not in home.lake.keys(BIN_ASSIGNMENTS):
+            return dg.SkipReason(f"The traffic of the week of {week} is not placed yet; catch_up sees to it.")
+        return dg.RunRequest(run_key=f"capture:{today}", tags=range_tags(week, week))
+
     @dg.schedule(job=REFRESH, cron_schedule="0 4 1 1,4,7,10 *", default_status=dg.DefaultScheduleStatus.RUNNING)
     def quarterly_refresh(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         """04:00 on the first day of a quarter: plan, queue and retirements of the newest closed week."""
@@ -116,13 +140,13 @@ def schedules(home: Home) -> list[dg.ScheduleDefinition]:
             tags={**range_tags(week, week), REASON: f"quarterly refresh of {today}"},
         )
 
-    return [daily_traffic, monthly_taxonomy, weekly_coverage, quarterly_refresh]
+    return [daily_traffic, monthly_taxonomy, weekly_coverage, daily_capture, quarterly_refresh]
 
 
 def sensors(home: Home, stations: Sequence[Station], grading: Sequence[Station]) -> list[dg.SensorDefinition]:
     @dg.run_status_sensor(
         run_status=dg.DagsterRunStatus.SUCCESS,
-        monitored_jobs=[DAILY, TAXONOMY, REFIT, WEEKLY, GRADING, QUALITY, REFRESH, PROMOTION],
+        monitored_jobs=[DAILY, TAXONOMY, REFIT, WEEKLY, GRADING, QUALITY, REFRESH, CAPTURE, PROMOTION],
         request_jobs=JOBS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=60,
@@ -292,13 +316,15 @@ def answers(home: Home, cursor: str | None) -> dg.SensorResult:
 
     The day is part of cursor and run key, so that a promotion whose run failed is asked for again.
     """
-    files = fingerprint(home.reviews.journal.names(), home.calendar.now)
+    files = fingerprint(home.reviews.journal.names(), home.attempts.journal.names(), home.calendar.now)
     if files == cursor:
         return dg.SensorResult(skip_reason="No new answers.", cursor=cursor)
-    ready = sorted(item.row["trace_id"] for item in queued_items(home) if item.is_ready)
-    if not ready:
+    ready = sorted(item.trace_id for item in QueueIndex(home).items() if item.is_ready)
+    policies = home.settings.promotion.policies
+    if not ready and not policies:
         return dg.SensorResult(skip_reason="No answer confirms a case that is not promoted yet.", cursor=files)
-    tags = {REASON: f"{len(ready)} answered traces are ready to be promoted"}
+    more = ", and policies may take more" if policies else ""
+    tags = {REASON: f"{len(ready)} answered traces are ready to be promoted{more}"}
     return dg.SensorResult([dg.RunRequest(run_key=f"promote:{fingerprint(files, ready)}", tags=tags)], cursor=files)
 
 

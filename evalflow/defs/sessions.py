@@ -134,7 +134,7 @@ def sessions_of_week(home: Home, week: date) -> WeekSessions | None:
         return None
     window = home.calendar.window(week)
     signals = home.lake.read(TRACE_SIGNALS, window, with_key=True)
-    turns = in_order(_turns(home, window, production, signals))
+    turns = in_order(uniform_turns(home, window, production, signals))
     logged = signals["session_id"].drop_nulls().value_counts().filter(pl.col("session_id").is_in(turns["session_id"]))
     sessions = sessions_of(turns, dict(logged.iter_rows()))
     taxonomy = taxonomy_of(home, week, production)
@@ -155,7 +155,7 @@ def sessions_of_week(home: Home, week: date) -> WeekSessions | None:
     )
 
 
-def _turns(home: Home, window: list[date], production: pl.DataFrame, signals: pl.DataFrame) -> pl.DataFrame:
+def uniform_turns(home: Home, window: list[date], production: pl.DataFrame, signals: pl.DataFrame) -> pl.DataFrame:
     """The turns that the uniform rule drew, weighted by it alone, with their bin, verdict and signals."""
     columns = ["trace_id", "turn_index", "timestamp", "tools", "context_tokens", "day_traces", "pi_uniform", "rules"]
     sample = home.lake.read(STRATIFIED_SAMPLES, window, columns, with_key=True)
