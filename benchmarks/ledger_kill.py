@@ -3,7 +3,7 @@
     python benchmarks/ledger_kill.py --times 100
 
 Prints how many files were written, how many kills fell between a file and the ``HEAD`` that names it, and how many left
-anything that `evalflow golden verify` would call broken.
+a file that is not what was written, or that is named and gone: a ledger that every command would refuse.
 """
 
 import argparse

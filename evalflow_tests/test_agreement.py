@@ -114,5 +114,22 @@ def test_with_one_reviewer_per_item_the_first_answer_is_the_blind_one() -> None:
     assert blind_votes(reviews, 1) == [Vote("t1", "ann", "unsure")]
 
 
+def test_an_item_that_lacks_answers_tells_nothing_of_those_it_has() -> None:
+    """Three per item: ann must not read in a figure whether bob agrees with her while cy has not answered."""
+    reviews = [review(1, "ann", "unsure"), review(2, "bob", "real_failure")]
+    assert blind_votes(reviews, 3) == []
+    assert len(blind_votes([*reviews, review(3, "cy", "real_failure")], 3)) == 3
+
+
+def test_what_a_script_said_is_seen_too() -> None:
+    """Two per item: the script's answer was the second, so ann's correction after it is not blind."""
+    reviews = [
+        review(1, "ann", "unsure"),
+        review(2, "bot", "real_failure", kind="script"),
+        review(3, "ann", "real_failure"),
+    ]
+    assert blind_votes(reviews, 2) == [Vote("t1", "ann", "unsure")]
+
+
 def test_a_script_is_no_reviewer() -> None:
     assert blind_votes([review(1, "bot", "real_failure", kind="script")], 2) == []

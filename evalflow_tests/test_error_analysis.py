@@ -213,6 +213,33 @@ def test_a_pool_without_an_answer_leaves_the_shares_unknown() -> None:
     assert batch_shares(frame.head(0), {}, ["x"]).reason == "no traces in the window"
 
 
+def test_a_half_read_batch_is_not_tilted_by_what_triage_answered_first() -> None:
+    """40 drawn of a pool, 10 of them failures that triage had queued and people answered; of the other 30, 6 fail.
+
+    With 10 of the 30 read, 2 of them failing, the share is that of all: 10 + 30 * 2 / 10 = 16 of 40. Plain counts say 12 of 20.
+    With none of them read there is a reason: what triage picked does not stand for the pool.
+    """
+    frame = pl.DataFrame(
+        {
+            "trace_id": [f"t{i}" for i in range(40)],
+            "session_id": pl.Series([None] * 40, dtype=pl.String),
+            "pool": ["negative"] * 40,
+            "weight": [1 / 40] * 40,
+            "is_drawn": [True] * 40,
+        }
+    )
+    picked = {f"t{i}": Label(True, frozenset("x")) for i in range(10)}
+    read = {f"t{i}": Label(i < 12, frozenset("x" if i < 12 else "")) for i in range(10, 20)}
+    (own,) = batch_shares(frame, picked | read, ["x"], picked).themes
+    assert own.traffic.value == pytest.approx(16 / 40)
+    assert batch_shares(frame, picked | read, ["x"]).themes[0].traffic.value == pytest.approx(12 / 20)
+    unread = batch_shares(frame, picked, ["x"], picked)
+    assert (unread.failing, unread.n_answered) == (None, 10)
+    assert unread.reason == "nothing of negative has been read for the batch yet, which is 100.0% of the traffic"
+    only_read = batch_shares(frame, read, ["x"], picked).themes[0].traffic
+    assert only_read.value == pytest.approx(2 / 10), "without answers of triage's the read ones stand for all"
+
+
 def test_planted_shares_are_recovered_and_plain_counts_are_not() -> None:
     """Of 250 batches the mean lies on the truth, and the intervals hold it in 90 to 99 %.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import msgspec
 import polars as pl
 import pytest
 import tomlkit
@@ -373,7 +374,7 @@ def test_without_codes_or_answers_it_says_what_is_missing(home: Home) -> None:
     record_proposal(home)
     (row,) = theme_rows(home, WEEK).iter_rows(named=True)
     assert (row["share"], row["n_coded"]) == (None, 1)
-    assert "answered yet" in row["reason"]
+    assert "read for the batch yet" in row["reason"]
 
 
 @pytest.mark.parametrize(
@@ -434,6 +435,18 @@ def test_the_top_themes_become_rubrics_that_are_never_overwritten(answered: Home
     assert (again.rubric.version, again.outcome, again.is_replacing_edits) == (2, "written", True)
     assert {example.trace_id for example in again.rubric.examples} == {e.trace_id for e in first.rubric.examples}
     assert "by hand" in first.path.read_text()
+    by_hand = again.path.with_name(again.path.name.replace(".v2.", ".v3."))
+    text = again.path.read_text().replace("version = 2", "version = 3").replace("clearly", "surely")
+    by_hand.write_text(re.sub(r"\[made_from\]\n(?:\w+ = .*\n)+", "", text))
+    later = datetime(2026, 6, 17, tzinfo=UTC)
+    answered.reviews.add(
+        [msgspec.structs.replace(late, open_codes=["else"], reviewed_at=later)], "test", answered.now()
+    )
+    counted(answered)
+    third = {each.theme_id: each for each in make_rubrics(answered, WEEK, 3)}[first.theme_id]
+    assert third.rubric.version == 4, "what people wrote themselves is passed over, not run into"
+    for path in (by_hand, third.path):
+        path.unlink()
     name = first.rubric.name
     assert [each.version for each in asked_rubrics(answered.path, [name]) if each] == [2]
     assert [each and each.version for each in asked_rubrics(answered.path, ["general", f"{name}@1"])] == [None, 1]

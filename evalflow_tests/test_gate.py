@@ -299,7 +299,8 @@ def test_a_flaky_regression_says_how_often_it_failed() -> None:
     found = judged(suite, repeated(suite, c000="pfp"))
     assert found.flaky_regressions == (("c000", 1, 3),)
     assert found.reasons[0] == (
-        "1 frozen regression failed once: 'c000' failed 1 of 3; a second failure blocks: run more repeats."
+        "1 frozen regression failed once: 'c000' failed 1 of 3; run more repeats: a second failure blocks, "
+        "and only a run in which it never fails passes."
     )
 
 
@@ -398,6 +399,14 @@ def test_a_baseline_that_shares_no_scored_case_cannot_tell(baseline: dict[str, b
     found = judged(suite, results, baseline=attempts_of(baseline))
     assert found.verdict == "cannot tell"
     assert found.reasons[0] == f"Nothing can be compared with the baseline: {why}"
+
+
+def test_a_suite_of_frozen_regressions_has_nothing_to_compare_and_says_so() -> None:
+    suite = suite_of(20, regressions=20)
+    found = judged(suite, results_of(suite), baseline=attempts_of(results_of(suite)))
+    assert found.verdict == "cannot tell"
+    assert "every case of the suite is a frozen regression" in found.reasons[0]
+    assert judged(suite, results_of(suite)).verdict == "pass"
 
 
 def test_it_is_said_when_near_duplicates_were_found_by_text_alone() -> None:

@@ -192,6 +192,23 @@ def test_results_of_another_candidate_or_suite_are_never_gone_on_from(
     assert before
 
 
+def test_a_finished_run_is_not_taken_for_one_of_what_may_have_changed_since(
+    home: Home, candidate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a function imports is not seen: edited, it would pass by the results of what it was before."""
+    path = tmp_path / "r.jsonl"
+    run(home, "--save", path)
+    candidate.reply = lambda case: "wrong"
+    said = run(home, "--save", path)
+    assert said.code == 2
+    assert f"{path} holds this run in full already" in said.message
+    more = run(home, "--save", path, "--repeats", 2)
+    assert "scorer exact, 2 attempts each, 5 attempts of an earlier run" in more.out
+    monkeypatch.setenv("EVALFLOW_SYSTEM__VERSION", "named")
+    run(home, "--save", tmp_path / "v.jsonl")
+    assert run(home, "--save", tmp_path / "v.jsonl", "--json").document["run"]["n_taken_over"] == 5
+
+
 def test_two_runs_do_not_write_one_file(home: Home, candidate: Any, tmp_path: Path) -> None:
     """Nor is a file that was opened in vain changed, or a home that cannot be written a traceback."""
     path = tmp_path / "r.jsonl"

@@ -220,6 +220,15 @@ def test_an_edited_lock_is_noticed(target: Path, ledger: Ledger) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["../secret", "/dev/zero", "a/../../secret"])
+def test_a_lock_opens_no_file_that_does_not_lie_beside_it(target: Path, ledger: Ledger, name: str) -> None:
+    (target.parents[1] / "secret").write_text("secret")
+    lock_path(target, is_folder=False).write_text(lock_text("native", DAY, ledger.as_of(DAY), {name: "x"}))
+    assert check_lock(target, None).mismatches == (
+        f"The lock names {name}, which lies elsewhere; restore the lock, or export again.",
+    )
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "native"}', '{"cases": 1}', "\xff"])
 def test_what_is_no_lock_is_one_sentence(target: Path, text: str) -> None:
     place = lock_path(target, is_folder=False)

@@ -19,6 +19,7 @@ from evalflow.adapters.preferences import Preferences
 from evalflow.adapters.review_desk import ReviewDesk, Wanted
 from evalflow.adapters.tables import REVIEWS
 from evalflow.core.preferences import Pair, Preference, production_side, win_rates
+from evalflow.defs.themes import codes_in_use
 from evalflow.errors import UsageError
 from evalflow.web.app import Entrance, review_app
 from evalflow.web.near_cases import NearCases
@@ -26,6 +27,7 @@ from evalflow.web.publishing import publish
 from evalflow.web.security import Keys, Session, secret_of
 from evalflow.web.server import bound
 from evalflow.web.text import visible, visible_line
+from evalflow.web.themes import themes_view
 from evalflow.web.views import slug_of
 from evalflow_tests.review_world import add_attempts, home_with_queue, queue_row
 
@@ -200,6 +202,7 @@ def test_a_token_of_the_settings_ends_older_sessions_when_it_changes(tmp_path: P
     cookie = before.sign(Session("id", "ann", True), 1000.0)
     assert before.read(cookie, 1000.0 + 86_400) == Session("id", "ann", True)
     assert before.read(cookie, 1000.0 + 8 * 86_400) is None
+    assert before.read(cookie, 990.0), "a clock that was set back turns nobody away"
     assert after.read(cookie, 1000.0) is None
     assert [before.read(broken, 1000.0) for broken in (cookie[:-2], "x", "", "é.é", cookie[3:])] == [None] * 5
 
@@ -439,6 +442,9 @@ def test_filters_narrow_the_list_and_stay_with_the_reviewer(ann: Browser) -> Non
     given = ann.get("/next?queue=payments").headers["location"]
     assert re.fullmatch(r"/item/t-0000[04]\?queue=payments", given)
     assert 'name="list_queue" value="payments"' in ann.get(given).text
+    ann.answer("t-00000", severity="high")
+    assert listed("?tab=all&severity=high") == 1
+    assert listed("?tab=all&severity=low") == 0
 
 
 # -- drafts, reservations, several people ------------------------------------------------------------------------
@@ -463,6 +469,31 @@ def test_a_draft_comes_back_after_a_restart_and_goes_with_the_answer(ann: Browse
     ann.post("/draft", item="t-00001", comment="x")
     assert ann.post("/draft", item="t-00001", comment="").json()["revision"] == 0
     assert "chip draft" not in ann.get("/").text
+
+
+def test_two_windows_of_one_person_overwrite_nothing(ann: Browser) -> None:
+    """The second, opened before the first had saved, is told what the first holds; what it then chooses is kept."""
+    assert ann.post("/draft", item="t-00000", comment="of the first", base="0").json()["revision"] == 1
+    refused = ann.post("/draft", item="t-00000", comment="of the second", base="0")
+    assert (refused.status_code, refused.json()["other"]["comment"]) == (409, "of the first")
+    assert ann.post("/draft", item="t-00000", comment="", base="0").status_code == 409
+    assert "of the first" in ann.get("/item/t-00000").text
+    chosen = ann.post("/draft", item="t-00000", comment="of the second", base=str(refused.json()["revision"]))
+    assert chosen.json()["revision"] == 2
+
+
+def test_what_was_written_before_it_was_put_aside_is_kept(ann: Browser) -> None:
+    """Also in a browser without scripts, where nothing else has saved it."""
+    ann.post("/skip", item="t-00000", comment="half a thought", reviewer="ann")
+    assert "half a thought" in ann.get("/item/t-00000").text
+    ann.post("/skip", item="t-00001", comment="", reviewer="ann")
+    assert ann.get("/").text.count("chip draft") == 1
+
+
+def test_what_others_have_settled_is_closed_and_waits_for_nobody(home: Home, ann: Browser) -> None:
+    Browser(home, "ben").answer("t-00000", "not_a_failure")
+    tabs = dict(re.findall(r"tab=(\w+)\"[^>]*>[\w ]+<span>(\d+)</span>", ann.get("/").text))
+    assert (tabs["todo"], tabs["waiting"], tabs["closed"]) == ("7", "0", "1")
 
 
 def test_a_server_killed_between_answer_and_draft_leaves_no_draft(ann: Browser, home: Home) -> None:
@@ -530,6 +561,8 @@ def test_nobody_sees_an_answer_before_his_own(tmp_path: Path) -> None:
     assert "1 of 2 answered" in page(ben)
     for person in (ben, cy):
         assert "ANNS WORDS" not in page(person)
+        assert "anns code" not in page(person), "offered for other traces only"
+        assert "anns code" in person.get("/item/t-00001").text
         assert "1 other person has answered" in page(person)
     assert "waits for the others" in ann.get("/?saved=t-00000").text
     ben.answer("t-00000", "real_failure", expected_output="BENS WORDS")
@@ -539,7 +572,7 @@ def test_nobody_sees_an_answer_before_his_own(tmp_path: Path) -> None:
     assert "WORDS" not in page(cy)
     assert "disputed" not in page(cy)
     assert "2 other people have answered" in page(cy)
-    assert "1 more that you have not answered" in cy.get("/agreement").text
+    assert "1 that you have not answered" in cy.get("/agreement").text
     assert "0%" in ann.get("/agreement").text
 
 
@@ -557,6 +590,9 @@ def test_the_desk_forgets_reservations_when_their_time_is_over(tmp_path: Path) -
         assert other.reserve_next(wanted, "dee", NOW + timedelta(minutes=15), 15) == "a"
         assert desk.hold("a", "ann", NOW + timedelta(minutes=16), 15) == [("dee", NOW + timedelta(minutes=30))]
         assert desk.held_by_others("ann", NOW + timedelta(minutes=31)) == {}
+        desk.hold("b", "ann", NOW, 15)
+        earlier = NOW - timedelta(days=1)
+        assert other.reserve_next([Wanted("b", 1)], "ben", earlier, 15) == "b", "the clock was set back"
 
 
 def test_reservations_of_many_at_once_never_meet(tmp_path: Path) -> None:
@@ -582,6 +618,72 @@ def test_a_desk_that_cannot_be_written_is_told_in_a_sentence(tmp_path: Path) -> 
         with pytest.raises(UsageError, match="cannot be written"):
             desk.save_draft("t", "ann", {}, NOW)
         assert desk.reserve_next([Wanted("t", 1)], "ann", NOW, 15) == "t", "the next change goes on"
+
+
+# -- themes ------------------------------------------------------------------------------------------------------
+
+
+def test_themes_are_made_renamed_and_moved_by_forms_and_every_version_is_kept(ann: Browser, home: Home) -> None:
+    """By hand from nothing: two themes, a name, a merge. What an older page sends, or a stranger, changes nothing."""
+    for number, codes in enumerate((f"wrong date\n{HOSTILE}", "Wrong  date", "rude")):
+        ann.answer(f"t-0000{number}", open_codes=codes)
+
+    def held() -> list[tuple[str, tuple[str, ...]]]:
+        version = home.themes.newest()
+        return [(theme.name, theme.codes) for theme in version.themes] if version else []
+
+    def move(version: int, codes: list[str], to: str = "", name: str = "") -> Any:
+        form = {"csrf": ann.csrf, "version": str(version), "code": codes, "to": to, "name": name}
+        return ann.client.post("/themes/move", data=form)
+
+    page = ann.get("/themes").text
+    assert "In no theme yet" in page
+    assert "<img" not in page
+    assert move(0, ["wrong date", HOSTILE], name=" Facts ").headers["location"] == "/themes?recorded=1"
+    assert move(1, ["rude"], name="Tone").status_code == 303
+    assert held() == [("Facts", ("wrong date", HOSTILE)), ("Tone", ("rude",))]
+    assert "Kept as version 2 of the themes" in ann.get("/themes?recorded=2").text
+    assert [(line.text, line.n_traces) for line in _cards(home)["Facts"].codes] == [("wrong date", 2), (HOSTILE, 1)]
+    assert _cards(home)["Facts"].n_traces == 2, "a trace with two of its codes counts once"
+
+    late = move(1, ["rude"], "t01")
+    assert (late.status_code, "made from version 1, but version 2 was recorded" in late.text) == (409, True)
+    for refused, why in (
+        (move(2, []), "No code was chosen"),
+        (move(2, ["never said"], "t01"), "is in no theme, and no answer uses it"),
+        (move(2, ["rude"], "t77"), "There is no theme"),
+        (move(2, ["rude"], name="\u202e"), "needs a name"),
+        (move(2, ["wrong date"], name="FACTS"), "Another theme has the name"),
+        (ann.post("/themes/rename", version="2", theme="t01", name="tone"), "Another theme has the name"),
+        (ann.post("/themes/rename", version="2", theme="none", name="x"), "There is no theme"),
+    ):
+        assert (refused.status_code, why in unescape(refused.text)) == (422, True), why
+    assert ann.client.post("/themes/rename", data={"version": "2", "theme": "t01", "name": "x"}).status_code == 403
+    assert ann.post("/themes/rename", version="2", theme="t01", name=HOSTILE[:60]).status_code == 303
+    assert "<script>window" not in ann.get("/themes").text
+    assert move(3, ["RUDE"], "t01").status_code == 303
+    assert held() == [(HOSTILE[:60], ("wrong date", HOSTILE, "rude"))], "a theme without codes goes"
+    assert ann.post("/themes/rename", version="4", theme="t01", name=HOSTILE[:60]).headers["location"] == "/themes"
+    version = home.themes.newest()
+    assert version
+    assert (version.version, version.origin, version.themes[0].theme_id) == (4, "edited", "t01")
+
+
+def _cards(home: Home) -> dict[str, Any]:
+    view = themes_view(home.themes.newest(), codes_in_use(home), (), {})
+    return {card.name: card for card in view.cards}
+
+
+def test_codes_of_traces_that_wait_for_my_answer_are_not_shown_among_themes(tmp_path: Path) -> None:
+    home = home_with_queue(
+        tmp_path / "home", [queue_row(n) for n in range(3)], settings="[review]\nreviewers_per_item = 2\n"
+    )
+    ann, ben = Browser(home), Browser(home, "ben")
+    ann.answer("t-00000", open_codes="what ann saw")
+    assert "what ann saw" in ann.get("/themes").text
+    page = ben.get("/themes").text
+    assert "what ann saw" not in page
+    assert "1 code of traces that wait for your answer" in page
 
 
 # -- around it ---------------------------------------------------------------------------------------------------

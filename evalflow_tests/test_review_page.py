@@ -130,6 +130,40 @@ def test_twenty_items_by_keyboard_through_two_kills_lose_nothing(desk: Desk) -> 
     assert [review.open_codes for review in reviews if review.open_codes] == [["code 4"]]
 
 
+def test_two_windows_on_one_trace_are_both_kept_until_one_is_chosen(desk: Desk) -> None:
+    """The second window, opened before the first had saved, does not write over it, and can take over its text."""
+    browser = desk.browser
+    first = browser.current_window_handle
+    browser.get(f"{desk.url}item/t-00001?tab=all")
+    desk.item()
+    browser.switch_to.new_window("tab")
+    browser.get(f"{desk.url}item/t-00001?tab=all")
+    desk.item()
+    second = browser.current_window_handle
+    try:
+        for window, text, state in ((first, "of the first", "saved"), (second, "of the second", "unsaved")):
+            browser.switch_to.window(window)
+            browser.execute_script(
+                "const note = document.querySelector('[name=comment]'); note.value = arguments[0];"
+                "note.dispatchEvent(new Event('input', { bubbles: true }));",
+                text,
+            )
+            wait_for(browser, f"{STATE} === '{state}'")
+        assert "Another window of yours" in browser.find_element("css selector", "[data-conflict]").text
+        browser.find_element("css selector", "[data-use]").click()
+        note = "document.querySelector('[name=comment]').value"
+        assert browser.execute_script(f"return {note}") == "of the first"
+        browser.execute_script(
+            "document.querySelector('[name=comment]').dispatchEvent(new Event('input', { bubbles: true }))"
+        )
+        browser.refresh()
+        assert wait_for(browser, note) == "of the first"
+    finally:
+        browser.close()
+        browser.switch_to.window(first)
+        browser.get(desk.url)
+
+
 def test_a_stored_attack_does_nothing(desk: Desk) -> None:
     """In the list, on its page, in the title: the markup is read as text, and the page's policy had nothing to forbid."""
     browser = desk.browser
@@ -150,7 +184,7 @@ def test_it_fits_the_screen_and_shows_the_keys(desk: Desk, width: int) -> None:
     """No sideways scroll, no text over another, and each verdict with its key in sight as the page opens."""
     browser = desk.browser
     shape(browser, width, 900 if width > 600 else 844)
-    for path in ("?tab=all", "item/t-00002?tab=all", "item/t-00000?tab=all", "agreement", "done"):
+    for path in ("?tab=all", "item/t-00002?tab=all", "item/t-00000?tab=all", "agreement", "done", "themes"):
         browser.get(f"{desk.url}{path}")
         wait_for(browser, "document.readyState === 'complete'")
         scroll, client = browser.execute_script(WIDER)
@@ -167,7 +201,9 @@ def test_it_fits_the_screen_and_shows_the_keys(desk: Desk, width: int) -> None:
 
 
 @pytest.mark.skipif(not AXE, reason="AXE_CORE does not name axe.min.js (npm install axe-core)")
-@pytest.mark.parametrize("path", ["?tab=all", "item/t-00002?tab=all", "agreement", "done", "help", "start", "pairs"])
+@pytest.mark.parametrize(
+    "path", ["?tab=all", "item/t-00002?tab=all", "agreement", "done", "help", "start", "pairs", "themes"]
+)
 def test_axe_finds_nothing(desk: Desk, path: str) -> None:
     shape(desk.browser, 1440)
     desk.browser.get(f"{desk.url}{path}")

@@ -244,13 +244,13 @@ class Journal:
         """
         present = set(lake.keys(table))
         files = self.files()
-        lost = {name for file in files for name in file.lost} & present
+        held = {name: _height(lake, table, name) for file in files for name in file.lost if name in present}
         for file in files:
-            if file.name not in present or file.name in lost and len(lake.read(table, [file.name])) != len(file.lines):
+            if file.name not in present or held.get(file.name, len(file.lines)) != len(file.lines):
                 rows = [row_of(line, file.recorded_at) for line in file.lines]
                 lake.write(table, file.name, pl.DataFrame(rows, schema=table.schema))
-        for name in sorted(lost - {file.name for file in files}):
-            if len(lake.read(table, [name])):
+        for name in sorted(held.keys() - {file.name for file in files}):
+            if held[name]:
                 lake.write(table, name, pl.DataFrame(schema=table.schema))
 
 
@@ -261,6 +261,10 @@ def locked(path: Path) -> Iterator[None]:
     with path.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _height(lake: Lake, table: Table, name: str) -> int:
+    return len(lake.read(table, [name], list(table.schema)[:1]))
 
 
 def _file(name: str, header: dict[str, Any], lines: list[bytes]) -> JournalFile:

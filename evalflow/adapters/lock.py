@@ -168,6 +168,9 @@ def _file_mismatches(found: ReadLock) -> list[str]:
     sentences = []
     for name, expected in found.lock.files.items():
         place = found.path.parent / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:  # a lock that a stranger wrote opens no other file
+            sentences.append(f"The lock names {name}, which lies elsewhere; restore the lock, or export again.")
+            continue
         try:
             hashed = _sha256(place.read_bytes())
         except OSError as error:

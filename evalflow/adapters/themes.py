@@ -20,6 +20,7 @@ from evalflow.errors import BadInputError, UsageError
 
 Origin = Literal["proposed", "edited"]
 _KIND = "themes"
+MOST_NAME_CHARS = 80
 
 
 class Theme(msgspec.Struct, kw_only=True, frozen=True):
@@ -83,8 +84,8 @@ class Themes:
             number = held.version if held else 0
             if number != expected:
                 raise UsageError(
-                    f"These themes were made from version {expected}, but version {number} was recorded since; write the file "
-                    "anew with `evalflow errors themes --out FILE` and make the changes there."
+                    f"These themes were made from version {expected}, but version {number} was recorded since; make the changes "
+                    "in that one (`evalflow errors themes --out FILE` writes it)."
                 )
             n_ids, named = held.n_ids if held else 0, []
             for theme in themes:
@@ -97,6 +98,73 @@ class Themes:
             version = ThemesVersion(version=number + 1, origin=origin, n_ids=n_ids, themes=tuple(named))
             self.journal.append(_KIND, [msgspec.json.encode(version)], source, recorded_at)
             return version
+
+
+# -- one change at a time ------------------------------------------------------------------------------------------
+
+
+def renamed(themes: Sequence[Theme], theme_id: str, name: str) -> list[Theme]:
+    """The themes with another name for one of them.
+
+    Raises:
+        BadInputError: there is no such theme, or the name is blank, too long or another theme's.
+    """
+    _existing(themes, theme_id)
+    others = [theme for theme in themes if theme.theme_id != theme_id]
+    given = _usable_name(name, others)
+    return [msgspec.structs.replace(theme, name=given) if theme.theme_id == theme_id else theme for theme in themes]
+
+
+def with_moved(
+    themes: Sequence[Theme], codes: Collection[str], to: str, name: str, in_use: Collection[str]
+) -> list[Theme]:
+    """The themes with some codes in another one; a theme that is left without codes goes.
+
+    Args:
+        to: the id of the theme that gets the codes; empty for a new one.
+        name: of the new theme; passed over otherwise.
+        in_use: the codes of all answers; those of the themes are known anyway.
+
+    Raises:
+        BadInputError: no code is named, or one that nobody used; the theme is not there, or the new name cannot be used.
+    """
+    known = {code_key(code): code for code in [*in_use, *(code for theme in themes for code in theme.codes)]}
+    wanted = list(dict.fromkeys(map(code_key, codes)))
+    if not wanted:
+        raise BadInputError("No code was chosen; tick at least one that is to be moved.")
+    for code in codes:
+        if code_key(code) not in known:
+            raise BadInputError(f"The code {code!r} is in no theme, and no answer uses it; look at the themes again.")
+    if to:
+        _existing(themes, to)
+    moved, found = set(wanted), []
+    for theme in themes:
+        is_target = theme.theme_id == to
+        kept = tuple(code for code in theme.codes if is_target or code_key(code) not in moved)
+        there = set(map(code_key, kept))
+        new = tuple(known[key] for key in wanted if key not in there) if is_target else ()
+        if kept or new:
+            found.append(msgspec.structs.replace(theme, codes=(*kept, *new)))
+    if not to:
+        codes_of_new = tuple(known[key] for key in wanted)
+        found.append(Theme(theme_id="", name=_usable_name(name, found), codes=codes_of_new))
+    return found
+
+
+def _existing(themes: Sequence[Theme], theme_id: str) -> None:
+    if theme_id not in {theme.theme_id for theme in themes}:
+        raise BadInputError(f"There is no theme {theme_id!r}; look at the themes again.")
+
+
+def _usable_name(name: str, others: Sequence[Theme]) -> str:
+    given = " ".join(name.split())
+    if not given or len(given) > MOST_NAME_CHARS or not given.isprintable():
+        raise BadInputError(f"A theme needs a name of at most {MOST_NAME_CHARS} ordinary characters.")
+    if unique_label(given, [theme.name for theme in others]) != given:
+        raise BadInputError(
+            f"Another theme has the name {given!r} already; choose another one, or move its codes there."
+        )
+    return given
 
 
 # -- the file that people edit ---------------------------------------------------------------------------------

@@ -136,7 +136,9 @@ def themes(
             soft_wrap=True,
         )
     else:
-        out.print("Next: evalflow errors themes --out themes.toml to edit them, evalflow errors rubric --top 3")
+        out.print(
+            "Next: edit them under Themes in evalflow review or by --out themes.toml, then evalflow errors rubric --top 3"
+        )
 
 
 @app.command(epilog="Example: evalflow errors rubric --top 3")

@@ -20,6 +20,7 @@ from evalflow.adapters.scoring import scorer_of
 from evalflow.adapters.system import system_of, task_of
 from evalflow.cli.terminal import counted, err, shown
 from evalflow.core.attempts import Attempts
+from evalflow.errors import UsageError
 
 RUNS_FOLDER = "gate"
 """Of the cache: where a run lies that was not told to save its results, until it is complete."""
@@ -48,6 +49,7 @@ def run_suite(
 
     Raises:
         UnreachableError: no call reached the system, or the scorer.
+        UsageError: nothing is left to ask, and no version says that the candidate is still the same.
     """
     system, scorer = system_of(workspace.settings, named_system), scorer_of(workspace, named_scorer)
     # Round by round, so that a run that is stopped early has tried as many cases as it could.
@@ -59,6 +61,11 @@ def run_suite(
         said = {key: one for key, one in saved.found.items() if key in wanted}
         to_ask = [task for task in tasks if (task.key, task.repeat) not in said]
         n_held = len(said)
+        if not to_ask and system.version is None:  # what the candidate imports may have changed: that is no run of it
+            raise UsageError(
+                f"{path} holds this run in full already; delete it to run anew, name the candidate with system.version, or "
+                f"decide on what it holds with `evalflow gate {path}`."
+            )
         if n_held:
             err.print(
                 f"{counted(n_held, 'attempt')} of an earlier run taken over from {shown(str(path))}, {len(to_ask):,} to make; "
@@ -101,6 +108,7 @@ def run_suite(
         system.version,
         scorer and f"scorer {scorer.name}",
         repeats > 1 and f"{repeats} attempts each",
+        n_held and f"{counted(n_held, 'attempt')} of an earlier run",
     )
     return Candidate(
         ", ".join(part for part in parts if part),

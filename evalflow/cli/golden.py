@@ -94,7 +94,7 @@ def golden_list(
     out.print(table if cases else "The golden set is empty; import one with `evalflow golden import`.")
     if cases:
         n_frozen = sum(case.is_regression for case in cases)
-        out.print(f"{len(cases)} cases" + (f", {n_frozen} of them frozen regressions" if n_frozen else ""))
+        out.print(counted(len(cases), "case") + (f", {n_frozen} of them frozen regressions" if n_frozen else ""))
 
 
 @app.command("revise", epilog="Example: evalflow golden revise parcel-1 --input 'Where?' --because typo")

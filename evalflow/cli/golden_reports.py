@@ -116,8 +116,8 @@ def _what_changed(change: CaseChange) -> str:
 
 def _counts_text(counts: dict[str, int]) -> str:
     return (
-        f"{counts['n_added']} added, {counts['n_retired']} retired, {counts['n_changed']} changed "
-        f"({counts['n_became_regressions']} became regressions), {counts['n_merged_traces']} duplicates merged"
+        f"{counts['n_added']:,} added, {counts['n_retired']:,} retired, {counts['n_changed']:,} changed "
+        f"({counts['n_became_regressions']:,} became regressions), {counted(counts['n_merged_traces'], 'duplicate')} merged"
     )
 
 

@@ -5,6 +5,7 @@ trace has a known chance beside its own of being sampled. Source: docs/methods.m
 Keep out: how notes are grouped into themes (``themes.py``).
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -156,7 +157,7 @@ def finding_of(reviews: Sequence[Review]) -> Finding | None:
     nothing. The codes of a trace that is no failure count for nothing.
     """
     newest: dict[str, Review] = {}
-    for review in sorted(reviews, key=lambda each: each.reviewed_at or _EARLIEST):
+    for review in sorted(reviews, key=answered_at):
         newest[review.reviewer] = review
     votes = [review for review in newest.values() if review.verdict != "unsure"]
     verdicts = {review.verdict for review in votes}
@@ -166,6 +167,11 @@ def finding_of(reviews: Sequence[Review]) -> Finding | None:
     if verdicts == {"not_a_failure"}:
         return Finding(False, ())
     return None if verdicts == {"duplicate"} and not codes else Finding(True, codes)
+
+
+def answered_at(review: Review) -> datetime:
+    """The order of one person's answers; one without a time of its own comes first."""
+    return review.reviewed_at or _EARLIEST
 
 
 @dataclass(frozen=True)
@@ -251,11 +257,18 @@ def _standing_for(drawn: pl.DataFrame, answered: pl.DataFrame, elsewhere: Collec
 
     A group without any answer is taken to be like the other of its pool.
     """
-    cell = ("pool", pl.col("trace_id").is_in(list(elsewhere)).alias("group"))
-    mass = [rows.group_by(*cell).agg(pl.col("weight").sum()) for rows in (drawn, answered)]
-    factors = mass[0].join(mass[1], on=["pool", "group"]).with_columns(factor=pl.col("weight") / pl.col("weight_right"))
-    rows = answered.select("weight", *cell).join(factors, on=["pool", "group"], how="left", maintain_order="left")
-    return rows["weight"] * rows["factor"]
+    known = set(elsewhere)
+
+    def cells(rows: pl.DataFrame) -> list[tuple[tuple[str, bool], float]]:
+        columns = rows.select("pool", "trace_id", "weight").iter_rows()
+        return [((pool, trace_id in known), weight) for pool, trace_id, weight in columns]
+
+    of_drawn: dict[tuple[str, bool], float] = defaultdict(float)
+    of_answered: dict[tuple[str, bool], float] = defaultdict(float)
+    for total, rows in ((of_drawn, drawn), (of_answered, answered)):
+        for cell, weight in cells(rows):
+            total[cell] += weight
+    return pl.Series([weight * of_drawn[cell] / of_answered[cell] for cell, weight in cells(answered)])
 
 
 def _why_not(
@@ -273,7 +286,7 @@ def _why_not(
     if not missing:
         return None
     mass = float(there.filter(pl.col("pool").is_in(missing))["weight"].to_numpy().sum())
-    return f"no trace of {' and '.join(missing)} is answered yet, which {'are' if len(missing) > 1 else 'is'} {mass:.1%} of the traffic"
+    return f"nothing of {' and '.join(missing)} has been read for the batch yet, which is {mass:.1%} of the traffic"
 
 
 class _Batch:

@@ -73,7 +73,8 @@ def doubts_of_regressions(tier: RegressionTier) -> list[str]:
         shown = [f"{case_id!r} failed {failed} of {scored}" for case_id, failed, scored in tier.flaky[:NAMED_CASES]]
         what = _counted(len(tier.flaky), "frozen regression")
         doubts.append(
-            f"{what} failed once: {_listed(shown, len(tier.flaky))}; a second failure blocks: run more repeats."
+            f"{what} failed once: {_listed(shown, len(tier.flaky))}; run more repeats: a second failure blocks, and "
+            "only a run in which it never fails passes."
         )
     return doubts
 
@@ -127,6 +128,8 @@ def doubts_of_pairs(paired: PairedTest | None) -> list[str]:
             f"the candidate has no verdict for the {_counted(len(paired.lost), 'case')} that the baseline has scored: run them"
             if paired.lost
             else "the baseline has scored no case of the suite that is not a regression: give one that has"
+            if paired.n_without_baseline
+            else "every case of the suite is a frozen regression, which is judged by itself: leave the baseline out"
         )
         return [f"Nothing can be compared with the baseline: {why}."]
     doubts = []

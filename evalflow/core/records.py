@@ -248,6 +248,8 @@ def parse_golden_case(row: Any, max_text_bytes: int) -> GoldenCase | Unusable:
         return Unusable(f"a line must be a JSON object, this is a {type(row).__name__}")
     if "trace_id" in row and "case_id" not in row:
         return Unusable("this is a trace, not a golden case; land it with `evalflow ingest`")
+    if _is_whole(row.get("n_merged_failures")):
+        row = row | {"n_merged_failures": int(row["n_merged_failures"])}
     try:
         case = msgspec.convert(row, GoldenCase)
         case.created_at = None if case.created_at is None else case.created_at.astimezone(UTC)

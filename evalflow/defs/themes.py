@@ -4,7 +4,7 @@ Keep out: how texts are grouped and shares estimated (``core``), and the themes'
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -19,9 +19,9 @@ from evalflow.adapters.home import Home
 from evalflow.adapters.naming import Named, Namer, Unnamed
 from evalflow.adapters.scrubber import Scrubber
 from evalflow.adapters.tables import ERROR_BATCH, ERROR_DRAW, ERROR_THEMES, TRIAGE_QUEUE
-from evalflow.adapters.themes import Theme, ThemesVersion, read_themes
+from evalflow.adapters.themes import Theme, ThemesVersion, read_themes, renamed, with_moved
 from evalflow.core.calendar import sunday_of
-from evalflow.core.error_analysis import BatchShares, Label, Share, batch_shares, finding_of
+from evalflow.core.error_analysis import BatchShares, Label, Share, answered_at, batch_shares, finding_of
 from evalflow.core.labels import THEME_NAMING, cluster_terms, unique_label
 from evalflow.core.records import Review
 from evalflow.core.text import text_hash
@@ -202,6 +202,29 @@ def apply_themes(home: Home, path: Path) -> Recorded:
     edited = read_themes(path, in_use, held)
     version = home.themes.add(edited.themes, "edited", str(path), home.now(), edited.version)
     return Recorded(version, [f"The code {code!r} stands in no theme of {path}." for code in edited.left_out])
+
+
+def rename_theme(home: Home, theme_id: str, name: str, expected: int, who: str) -> ThemesVersion:
+    """Record the themes with another name for one of them; ``expected`` is the version that its editor has seen.
+
+    Raises:
+        UsageError: another version has been recorded since.
+        BadInputError: there is no such theme, or the name cannot be used.
+    """
+    held = home.themes.newest()
+    themes = renamed(held.themes if held else (), theme_id, name)
+    return home.themes.add(themes, "edited", f"review page, {who}", home.now(), expected)
+
+
+def move_codes(home: Home, codes: Collection[str], to: str, name: str, expected: int, who: str) -> ThemesVersion:
+    """Record the themes with these codes in another one, or in a new one of that name where ``to`` is empty.
+
+    Raises as ``rename_theme``; also where no code is named, or one that nobody used.
+    """
+    held = home.themes.newest()
+    in_use = [code.text for code in codes_in_use(home).values()]
+    themes = with_moved(held.themes if held else (), codes, to, name, in_use)
+    return home.themes.add(themes, "edited", f"review page, {who}", home.now(), expected)
 
 
 def _named(

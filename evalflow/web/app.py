@@ -31,11 +31,12 @@ from evalflow.core.preferences import Choice, Pair, Preference, newest, producti
 from evalflow.core.records import Review, Severity, Unusable, Verdict, parse_review
 from evalflow.core.reviewing import SEVERITIES
 from evalflow.defs.queue import Item, QueueIndex, queued_item
-from evalflow.errors import EvalflowError
+from evalflow.errors import BadInputError, EvalflowError, UsageError
 from evalflow.web import text as filters
 from evalflow.web.near_cases import NearCases
 from evalflow.web.publishing import Publisher
 from evalflow.web.security import Form, Guard, Keys, Session, secret_of
+from evalflow.web.themes import shares_of, themes_view
 from evalflow.web.views import (
     FIELDS,
     TABS,
@@ -124,6 +125,9 @@ def review_app(home: Home, entrance: Entrance) -> ASGIApp:
             Route("/pairs", pages.pair),
             Route("/pairs/results", pages.preferences),
             Route("/prefer", pages.prefer, methods=["POST"]),
+            Route("/themes", pages.themes),
+            Route("/themes/rename", pages.edit_themes, methods=["POST"]),
+            Route("/themes/move", pages.edit_themes, methods=["POST"]),
             Route("/agreement", pages.agreement),
             Route("/done", pages.done),
             Route("/help", pages.help),
@@ -329,6 +333,42 @@ class Pages:
                 seen.add(kept.question)
                 found[Pair(kept.item_id, kept.system, kept.system_version, kept.attempt)] = kept.output
         return dict(sorted(found.items(), key=lambda pair: order[pair[0].trace_id]))
+
+    # -- themes -------------------------------------------------------------------------------------------------
+
+    def themes(self, request: Request) -> Response:
+        """What goes wrong: themes with their codes, to be renamed and moved."""
+        return self._asked_for_name(request) or self._themes_page(request)
+
+    def edit_themes(self, request: Request) -> Response:
+        """Rename a theme, or move codes into another one: a new version of the themes."""
+        from evalflow.defs.themes import move_codes, rename_theme
+
+        me, form = self._reviewer(request), _form(request)
+        if not me:
+            return _to("/start", {"to": "/themes"})
+        expected, name = _number(_first(form, "version"), 0), _first(form, "name")
+        try:
+            if request.url.path.endswith("rename"):
+                version = rename_theme(self.home, _first(form, "theme"), name, expected, me)
+            else:
+                version = move_codes(self.home, form.get("code", []), _first(form, "to"), name, expected, me)
+        except BadInputError as error:
+            return self._themes_page(request, str(error), 422)
+        except UsageError as error:
+            return self._themes_page(request, str(error), 409)
+        return _to("/themes", {"recorded": str(version.version)} if version.version != expected else None)
+
+    def _themes_page(self, request: Request, problem: str = "", status: int = 200) -> Response:
+        from evalflow.defs.themes import codes_in_use
+
+        me = self._reviewer(request)
+        # Codes of traces that he has still to answer would tell him what others said of them.
+        hidden = {item.trace_id for item in self.index.items() if standing_of(item, me).tab == "todo"}
+        found = themes_view(self.home.themes.newest(), codes_in_use(self.home), hidden, shares_of(self.home))
+        return self._page(
+            request, "themes.html", status, found=found, problem=problem, recorded=request.query_params.get("recorded")
+        )
 
     # -- figures and help -----------------------------------------------------------------------------------------
 
@@ -593,7 +633,7 @@ def _choices(standings: Sequence[Standing]) -> dict[str, list[tuple[str, str]]]:
         "queue": [(name, name) for name in sorted({item.queue for item in items})],
         "source": [(name, filters.words(name)) for name in sorted({item.row["source"] for item in items})],
         "bin": sorted(bins.items(), key=lambda found: found[1].casefold()),
-        "severity": [(severity, severity) for severity in reversed(SEVERITIES) if severity in severities],
+        "severity": [(severity, f"{severity} severity") for severity in reversed(SEVERITIES) if severity in severities],
     }
 
 

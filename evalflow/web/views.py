@@ -9,10 +9,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from evalflow.adapters.review_desk import Wanted
+from evalflow.core.error_analysis import answered_at
 from evalflow.core.records import Review
 from evalflow.defs.queue import Item
 
@@ -78,11 +78,11 @@ class Standing:
         if not n:
             return "open"
         wanted = max(n, self.item.decision.n_wanted)
-        return f"answered by you, {n} of {wanted}" if self.mine else f"{n} of {wanted} answered"
+        return f"yours, {n} of {wanted}" if self.mine else f"{n} of {wanted} answered"
 
 
 def standing_of(item: Item, reviewer: str) -> Standing:
-    newest = {review.reviewer: review for review in sorted(item.reviews, key=_answered_at)}
+    newest = {review.reviewer: review for review in sorted(item.reviews, key=answered_at)}
     mine = newest.pop(reviewer, None)
     n_wanted = item.decision.n_wanted
     is_revealed = mine is not None and len(newest) + 1 >= n_wanted
@@ -264,10 +264,6 @@ def _signal(name: str, value: Any) -> str:
     return f"{said} {value:g}" if isinstance(value, float) else f"{said} {value}"
 
 
-def _answered_at(review: Review) -> datetime:
-    return review.reviewed_at or datetime.min.replace(tzinfo=UTC)
-
-
 # -- answers --------------------------------------------------------------------------------------------------
 
 
@@ -312,7 +308,7 @@ def verdicts_in_words(standing: Standing) -> str:
     return f"The reviewers differ: {said}." if len(votes) > 1 else f"{said}; {n_unsure} unsure.".lstrip("; ")
 
 
-def common_codes(items: Sequence[Item], most: int = 12) -> list[str]:
+def common_codes(items: Sequence[Item], most: int = 8) -> list[str]:
     """The open codes that are used most, each as it was written last."""
     counts: Counter[str] = Counter()
     written: dict[str, str] = {}
