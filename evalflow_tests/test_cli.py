@@ -596,7 +596,7 @@ def test_doctor_has_one_line_each(home: Path) -> None:
     assert all(finding["ok"] for finding in document.values())
 
 
-GROUPS = {"golden": cli.golden.app, "triage": cli.triage.app}
+GROUPS = {"golden": cli.golden.app, "triage": cli.triage.app, "errors": cli.errors.app}
 COMMANDS = sorted(
     [(name,) for name in typer.main.get_command(cli.app).commands if name not in GROUPS]  # type: ignore[attr-defined]  # it is a group
     + [(group, name) for group, own in GROUPS.items() for name in typer.main.get_command(own).commands]  # type: ignore[attr-defined]
@@ -617,7 +617,7 @@ def test_every_help_has_an_example_that_is_a_command(command: tuple[str, ...]) -
     group.make_context(" ".join(command), words[len(command) :])  # raises when an option or argument is wrong
 
 
-@pytest.mark.parametrize("command", [(), ("golden",), ("triage",)])
+@pytest.mark.parametrize("command", [(), ("golden",), ("triage",), ("errors",)])
 def test_a_bare_command_prints_its_help(command: tuple[str, ...]) -> None:
     said = evalflow(*command)
     assert "Usage: evalflow" in said.out + said.err

@@ -27,9 +27,7 @@ app = typer.Typer()
 LOSS_SUFFIX, FOLDER_LOSS = ".loss.json", "evalflow.loss.json"
 
 
-@app.command(
-    "export", epilog="Example: evalflow golden export --format promptfoo --as-of 2026-08-31 --out evals/golden"
-)
+@app.command("export", epilog="Example: evalflow golden export --format promptfoo --out evals/")
 def golden_export(
     target: Annotated[
         Path | None,
