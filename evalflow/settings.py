@@ -23,7 +23,7 @@ from pydantic_settings import (
 )
 
 from evalflow.core.records import Severity
-from evalflow.core.reviewing import Source
+from evalflow.core.reviewing import SUSPECTED, Source
 from evalflow.core.routing import SliceColumn
 from evalflow.core.signals import NEGATIVE_SIGNALS
 from evalflow.errors import UsageError
@@ -391,6 +391,15 @@ class PromotionPolicy(_Section):
                 raise ValueError(f"{name!r} is no signal; there are {', '.join(NEGATIVE_SIGNALS)}")
         return names
 
+    @model_validator(mode="after")
+    def _has_a_failure(self) -> "PromotionPolicy":
+        others = [source for source in self.sources if source not in SUSPECTED]
+        if others and not self.signals:
+            raise ValueError(
+                f"the policy {self.name!r} would call any trace of {others[0]} a failure; name the signals that show one"
+            )
+        return self
+
 
 class Promotion(_Section):
     near_duplicate: float = Field(
@@ -407,7 +416,11 @@ class Promotion(_Section):
         description="Cosine distance up to which two inputs ask the same, in a small suite: all but one merge in 33 are right.",
     )
     duplicate_distance_large: float = Field(
-        default=0.1, ge=0, le=2, description="The same in a large suite: all but one merge in 20 are right."
+        default=0.06,
+        ge=0,
+        le=2,
+        description="The same in a large suite: all but one merge in 20 are right, and most even where requests differ in a "
+        "value only.",
     )
     small_suite: int = Field(
         default=100,

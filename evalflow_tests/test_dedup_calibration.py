@@ -78,8 +78,8 @@ def test_the_widest_limit_is_the_largest_that_surely_holds() -> None:
 def test_all_users_of_known_inputs_have_the_limit_of_the_suites_size() -> None:
     settings = Settings()
     assert known_inputs(settings, 100).duplicate_distance == duplicate_distance(settings.promotion, 0) == 0.04
-    assert known_inputs(settings, 1000).duplicate_distance == 0.1
-    assert known_inputs(settings, 316).duplicate_distance == pytest.approx(0.07, abs=1e-3)
+    assert known_inputs(settings, 1000).duplicate_distance == 0.06
+    assert known_inputs(settings, 316).duplicate_distance == pytest.approx(0.05, abs=1e-3)
     assert known_inputs(settings, 1).near_duplicate == settings.promotion.near_duplicate
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evalflow.adapters.home import Home
+from evalflow.adapters.home import Home, write_setting
 from evalflow.adapters.native import Line
 from evalflow.adapters.review_answers import ANSWER_FIELDS
 from evalflow.adapters.review_csv import guarded, unguarded
@@ -328,6 +328,19 @@ def test_what_is_exported_answered_and_imported_is_the_same_in_each_format(
         for name in ANSWER_FIELDS
     }
     assert evalflow("triage", "import", str(path), "--json", home=home.path).document["unchanged"] == 2
+
+
+def test_an_export_does_not_tell_the_second_reviewer_what_the_first_said(home: Home, tmp_path: Path) -> None:
+    """Where two are wanted they answer blind, on paper too; the earlier answers come along once there are two."""
+    write_setting(home.path, "review.reviewers_per_item", 2)
+    shown = []
+    for reviewer, verdict in (("ann", "real_failure"), ("bob", "not_a_failure")):
+        review = Review(trace_id="t1", verdict=verdict, reviewer=reviewer)  # type: ignore[arg-type]
+        home.reviews.add([review], "test", home.now())
+        evalflow("triage", "export", "--out", str(tmp_path / "queue.jsonl"), home=home.path)
+        (row,) = (row for row in map(json.loads, (tmp_path / "queue.jsonl").open()) if row["trace_id"] == "t1")
+        shown.append((row["n_reviews"], [one["reviewer"] for one in row["reviews"]]))
+    assert shown == [(1, []), (2, ["ann", "bob"])]
 
 
 def test_one_queue_is_exported_alone_and_tasks_come_with_their_interface(home: Home, tmp_path: Path) -> None:

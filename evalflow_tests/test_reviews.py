@@ -18,7 +18,7 @@ from evalflow.adapters.ledger import CaseVersion, Ledger
 from evalflow.adapters.reviews import Reviews
 from evalflow.adapters.tables import GOLDEN_LEDGER, REVIEWS
 from evalflow.core.promotion import Tried, weigh, weight_of
-from evalflow.core.records import GoldenCase, Provenance, Review, Unusable, Verdict, parse_review
+from evalflow.core.records import GoldenCase, Provenance, Reproduction, Review, Unusable, Verdict, parse_review
 from evalflow.errors import BadInputError, UsageError
 
 JUNE_1 = datetime(2026, 6, 1, 9, tzinfo=UTC)
@@ -431,8 +431,15 @@ def promoted(**fields: Any) -> CaseVersion:
                 reviewers=["ann", "bob"],
                 reviewer_kind="human",
                 reviewed_at=JUNE_10,
+                expected_from="reviewer",
+                queue="payments",
+                label_probability=0.25,
+                reproduction=Reproduction(
+                    attempts=5, failed=2, unscored=1, system="python:app:ask", system_version="v2"
+                ),
             ),
             "merged_trace_ids": ["t7", "t8"],
+            "n_merged_failures": 1,
         }
         | fields
     )
@@ -561,6 +568,10 @@ def test_the_ledgers_rows_are_typed_and_carry_where_a_case_came_from(ledger: Led
     assert (prod["occurred_at"], prod["queued_on"], prod["reviewed_at"]) == (JUNE_1, date(2026, 6, 8), JUNE_10)
     assert (prod["reviewers"], prod["reviewer_kind"]) == (["ann", "bob"], "human")
     assert prod["merged_trace_ids"] == ["t7", "t8"]
+    tried = [prod[f"reproduced_{name}"] for name in ("attempts", "failed", "unscored", "system", "version")]
+    assert (tried, prod["n_merged_failures"], prod["policy"]) == ([5, 2, 1, "python:app:ask", "v2"], 1, None)
+    assert (prod["expected_from"], prod["queue"], prod["label_probability"]) == ("reviewer", "payments", 0.25)
+    assert (hand["reproduced_attempts"], hand["n_merged_failures"], hand["expected_from"]) == (None, 0, None)
     assert prod["weight"] == pytest.approx(0.15)
     parts = [prod["weight_novelty"], prod["weight_severity"], prod["weight_difficulty"]]
     assert parts == pytest.approx([0.3, 0.75, 2 / 3])

@@ -29,12 +29,13 @@ class KeptAttempt(msgspec.Struct, kw_only=True, frozen=True):
     """One attempt. ``item_id``: a trace_id or a case_id, as ``kind`` says.
 
     ``attempt`` counts from 1 over all attempts of the same system and version at the same question, whose ``input_hash``
-    covers its conversation. ``recorded_at`` is that of the file.
+    covers its conversation. ``expected_hash`` names what it was scored against. ``recorded_at`` is that of the file.
     """
 
     kind: Literal["trace", "case"]
     item_id: str
     input_hash: str
+    expected_hash: str | None = None
     system: str
     system_version: str | None
     scorer: str | None
@@ -49,6 +50,10 @@ class KeptAttempt(msgspec.Struct, kw_only=True, frozen=True):
     def question(self) -> tuple[str, str, str, str, str | None]:
         """What was asked of whom: attempts with the same one are tries of the same thing."""
         return self.kind, self.item_id, self.input_hash, self.system, self.system_version
+
+    def is_at(self, task: "Task") -> bool:
+        """Whether just this was asked and this was expected: a corrected expectation makes verdicts before it stale."""
+        return (self.input_hash, self.expected_hash) == (input_hash(task), _expected_hash(task))
 
 
 class AttemptJournal:
@@ -73,6 +78,7 @@ class AttemptJournal:
                     kind=kind,
                     item_id=attempt.task.key,
                     input_hash=input_hash(attempt.task),
+                    expected_hash=_expected_hash(attempt.task),
                     system=ran.system,
                     system_version=ran.version,
                     scorer=ran.scorer,
@@ -119,6 +125,10 @@ def input_hash(task: "Task") -> str:
     if not task.conversation:
         return text_hash(task.input)
     return text_hash(json.dumps([*map(dict, task.conversation), task.input], ensure_ascii=False, default=str))
+
+
+def _expected_hash(task: "Task") -> str | None:
+    return None if task.expected_output is None else text_hash(task.expected_output)
 
 
 def _unstamped(kept: KeptAttempt) -> dict[str, Any]:

@@ -328,13 +328,25 @@ def _imported(case: GoldenCase, old: CaseVersion | None, today: str) -> CaseVers
     )
 
 
+_FROM_PROVENANCE = (
+    *("trace_id", "session_id", "queued_for", "verdict", "severity", "reviewers", "reviewer_kind", "queue"),
+    *("inclusion_probability", "label_probability", "expected_from", "policy"),
+)
+
+
 def _row(line: bytes, recorded_at: str) -> dict[str, Any]:
     version = msgspec.json.decode(line, type=CaseVersion)
     known, parts = version.provenance, version.weight_parts
     row = {name: getattr(version, name, None) for name in GOLDEN_LEDGER.schema}
-    for name in ("trace_id", "session_id", "queued_for", "verdict", "severity", "reviewers", "reviewer_kind"):
+    tried = known.reproduction if known else None
+    for name in _FROM_PROVENANCE:
         row[name] = getattr(known, name, None)
     return row | {
+        "reproduced_attempts": tried.attempts if tried else None,
+        "reproduced_failed": tried.failed if tried else None,
+        "reproduced_unscored": tried.unscored if tried else None,
+        "reproduced_system": tried.system if tried else None,
+        "reproduced_version": tried.system_version if tried else None,
         "created_at": _time(version.created_at),
         "effective_on": date.fromisoformat(version.effective_on),
         "recorded_at": _time(recorded_at),

@@ -30,10 +30,11 @@ class Scrubbed:
 
 
 class Scrubber:
-    """Recognisers are built once; texts are remembered, since traffic repeats itself."""
+    """Recognisers are built once, by the first text that may hold something: to import them takes seconds. Texts are
+    remembered, since traffic repeats itself."""
 
     def __init__(self, settings: Privacy) -> None:
-        self.recognisers = _recognisers(tuple(settings.entities), tuple(settings.phone_regions))
+        self.phone_regions = tuple(settings.phone_regions)
         self.entities = list(settings.entities)
         self._scrub = lru_cache(maxsize=100_000)(self._scrub_uncached)
 
@@ -44,7 +45,7 @@ class Scrubber:
 
     def _scrub_uncached(self, text: str) -> Scrubbed:
         found: list[RecognizerResult] = []
-        for recogniser in self.recognisers:
+        for recogniser in _recognisers(tuple(self.entities), self.phone_regions):
             found += recogniser.analyze(text, self.entities, None) or []  # type: ignore[arg-type]  # patterns need no NLP artifacts
         chosen = _without_overlap([item for item in found if item.score >= LEAST_SCORE])
         for item in reversed(chosen):

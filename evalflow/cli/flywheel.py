@@ -328,7 +328,10 @@ def _print_refresh(document: dict[str, Any]) -> None:
     if document["queue"] is None:
         out.print("Nothing was written: the same command without --dry-run queues the traces.")
     else:
-        out.print("Next: evalflow triage export --out queue.jsonl, answer, evalflow triage import queue.jsonl")
+        out.print(
+            "Next: evalflow review, or evalflow triage export --out queue.jsonl, answer, evalflow triage import queue.jsonl",
+            soft_wrap=True,
+        )
 
 
 def _print_curve(document: dict[str, Any]) -> None:

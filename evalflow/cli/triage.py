@@ -35,6 +35,7 @@ from evalflow.errors import CannotTellError, ExitCode, UsageError
 
 app = typer.Typer(no_args_is_help=True, help="The queue of traces for people to look at: list, show, export, import.")
 SHOWN_ITEMS = 30
+NEXT = "Next: evalflow review, or evalflow triage export --out queue.jsonl"
 QueueOption = Annotated[str | None, typer.Option("--queue", help="Only this named queue. Default: all of them.")]
 FormatOption = Annotated[
     ReviewFormat | None, typer.Option("--format", help="jsonl, csv for spreadsheets, or label-studio.")
@@ -76,6 +77,8 @@ def triage_list(
     print_waiting([item.decision.why for item in items if item.decision.why and item.is_waiting])
     for sentence in _idle_routes(workspace):
         out.print(f"[yellow]route:[/yellow] {shown(sentence)}", soft_wrap=True)
+    if waiting:
+        out.print(NEXT, soft_wrap=True)
 
 
 @app.command("capture", epilog="Example: evalflow triage capture")
@@ -127,7 +130,7 @@ def triage_capture(
         soft_wrap=True,
     )
     if n_waiting:
-        out.print("Next: evalflow review, or evalflow triage export --out queue.jsonl")
+        out.print(NEXT, soft_wrap=True)
 
 
 @app.command("show", epilog="Example: evalflow triage show TRACE_ID")
@@ -354,7 +357,8 @@ def _item_document(item: Any) -> dict[str, Any]:
         "context": json.loads(row["context"]),
         "signals": json.loads(row["signals"] or "{}"),
         "grades": json.loads(row["grades"]),
-        "reviews": [msgspec.to_builtins(review) for review in item.reviews],
+        "reviews": [msgspec.to_builtins(review) for review in item.reviews] if _is_open_to_all(item) else [],
+        "n_reviews": len(item.reviews),
     }
 
 
@@ -369,6 +373,11 @@ def _standing(item: Any) -> dict[str, Any]:
         "is_overdue": item.is_overdue,
         "urgency": item.urgency,
     }
+
+
+def _is_open_to_all(item: Any) -> bool:
+    """Whether enough people have answered, so that what they said influences none of those who still have to."""
+    return len({review.reviewer for review in item.reviews}) >= item.decision.n_wanted
 
 
 def _is_this(turn: dict[str, Any]) -> bool:

@@ -83,16 +83,18 @@ def tried_by(reproduction: Reproduction | None, failed_in_production: bool) -> T
 def why_not_yet(reproduction: Reproduction | None, attempts_wanted: int) -> str | None:
     """Why a confirmed failure has to wait where the system can be called; None where its attempts say enough.
 
-    One failing attempt is enough. That it does not fail again takes all of them.
+    One failing attempt is enough. That it does not fail again takes all of them, scored.
     """
     if reproduction is None:
         return "it was not tried on the system yet"
     if reproduction.failed:
         return None
-    if reproduction.attempts < attempts_wanted:
-        return f"it was tried {reproduction.attempts} of {attempts_wanted} times"
-    if reproduction.unscored == reproduction.attempts:
+    n_scored = reproduction.attempts - reproduction.unscored
+    if not n_scored:
         return f"none of its {reproduction.attempts} attempts could be scored"
+    if n_scored < attempts_wanted:
+        left = f" ({reproduction.unscored} more could not be scored)" if reproduction.unscored else ""
+        return f"it was tried {n_scored} of {attempts_wanted} times{left}"
     return None
 
 

@@ -17,6 +17,8 @@ at one, it belongs to traffic that no case tests and that an alarm names, it was
 coverage wants it, or error analysis drew it."""
 FAILURE_SOURCES: tuple[Source, ...] = ("feedback", "failed_grade", "signal", "drift")
 """Those that share the labels for failures; with equal counts the first comes first."""
+SUSPECTED: tuple[Source, ...] = ("feedback", "failed_grade", "signal")
+"""Those where something says of the very trace that it failed."""
 COVERAGE_SOURCES: tuple[Source, ...] = ("quota", "drift")
 """Those where an answer that was right makes a case too: the suite lacks such traffic."""
 State = Literal["open", "unsure", "disputed", "incomplete", "confirmed", "dismissed", "duplicate"]

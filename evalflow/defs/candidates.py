@@ -128,6 +128,8 @@ def _chosen_by_policy(home: Home, items: Sequence[Item], effective_on: date) -> 
     for item in items:
         if item.reviews or item.decision.state != "open":
             continue  # somebody has answered, if only to say that he is unsure
+        if item.row["label_probability"] is not None:
+            continue  # drawn for people: a rate from such labels must not lack just those that a policy takes
         signals = {f"is_{name}" for name in item.row["negative_signals"] or ()}
         policy = next((policy for policy in policies if applies(policy, item.row["source"], signals)), None)
         if policy is None:
@@ -147,7 +149,7 @@ def _chosen_by_policy(home: Home, items: Sequence[Item], effective_on: date) -> 
         )
         chosen.append(Candidate(item, decision, policy))
     said = [
-        f"policy {policy.name}: {over[policy.name]} more would fit, but it has had its {policy.max_per_week} of the week; "
+        f"policy {policy.name}: {over[policy.name]} more would fit, beyond the {policy.max_per_week} that it may take this week; "
         "people can answer them"
         for policy in policies
         if over.get(policy.name)
@@ -222,9 +224,12 @@ def task_of_trace(candidate: Candidate, scrubber: Scrubber, repeat: int = 1) -> 
     )
 
 
-def reproduction_of(attempts: Iterable[KeptAttempt], input_hash: str) -> Reproduction | None:
-    """What the recorded attempts at a question come to, of the system, version and scorer that were asked last."""
-    asked = [attempt for attempt in attempts if attempt.input_hash == input_hash]
+def reproduction_of(attempts: Iterable[KeptAttempt], task: Task) -> Reproduction | None:
+    """What the recorded attempts at a question come to, of the system, version and scorer that were asked last.
+
+    Those that were scored against another expected answer do not count.
+    """
+    asked = [attempt for attempt in attempts if attempt.is_at(task)]
     if not asked:
         return None
     last = asked[-1]

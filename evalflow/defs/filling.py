@@ -220,8 +220,10 @@ class Filling:
     def _add_failures(self) -> None:
         """Traces that seem to have failed, the sources in turn; the same failure many times over needs one label."""
         there = Counter(self.held["source"])
-        # What the random floor found no trace for is left to failures.
-        left = sum(self.labels) - len(self.chosen) - sum(there[source] for source in ("calibration", *FAILURE_SOURCES))
+        # What the random floor found no trace for is left to failures; a capture, which draws none, owes it nothing.
+        n_floor = len(self.chosen) + there["calibration"]
+        left = self.labels.failures + max(0, self.labels.calibration - n_floor)
+        left -= sum(there[source] for source in FAILURE_SOURCES)
         present = set(self.raw.iter_rows())
         open_failures = [
             failure

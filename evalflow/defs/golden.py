@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from pydantic import Field
 
-from evalflow.adapters.attempts import KeptAttempt, input_hash
+from evalflow.adapters.attempts import KeptAttempt
 from evalflow.adapters.embedder import Embedder
 from evalflow.adapters.home import Home
 from evalflow.adapters.ledger import CaseVersion
@@ -25,7 +25,7 @@ from evalflow.core.calendar import sunday_of
 from evalflow.core.dedup import turn_before, with_context
 from evalflow.core.promotion import is_hard, severity_part, tried_by, weigh, weight_of, why_not_yet
 from evalflow.core.records import Provenance, Reproduction, Severity
-from evalflow.core.reviewing import BY_REVIEWER, COVERAGE_SOURCES, SEVERITIES
+from evalflow.core.reviewing import BY_REVIEWER, SEVERITIES, SUSPECTED
 from evalflow.core.text import text_hash
 from evalflow.defs.candidates import (
     Candidate,
@@ -138,7 +138,7 @@ def promote(home: Home, effective_on: date) -> Promotion:
             if item.decision.state != "duplicate" or not target:
                 continue
             if target in writer.known.names:
-                writer.merge(target, item, item.decision.severity, _seems_failed(item), None, "named by a reviewer")
+                writer.merge(target, item, _seems_failed(item), "named by a reviewer")
             else:
                 waiting.append(
                     f"{item.trace_id}: it is said to repeat {target!r}, which is no case of the suite; correct duplicate_of"
@@ -154,7 +154,7 @@ def promote(home: Home, effective_on: date) -> Promotion:
         waiting,
         sum(item.decision.state == "dismissed" for item in found.items),
         sum(own.policy is not None for own in known),
-        sum((own.expected_from or "").startswith("judge ") for own in known),
+        sum(_is_by_judge(own) for own in known),
         sum(
             own.reproduction is not None and not own.reproduction.failed
             for own in known
@@ -200,7 +200,7 @@ class _Writer:
         """Write what follows from one candidate; returns why it has to wait, which is nothing when it need not."""
         item, decision, settings = candidate.item, candidate.decision, self.home.settings
         task = task_of_trace(candidate, self.scrubber)
-        reproduction = reproduction_of(self.attempts.get(item.trace_id, ()), input_hash(task))
+        reproduction = reproduction_of(self.attempts.get(item.trace_id, ()), task)
         if decision.is_regression and has_system(settings):
             if why := why_not_yet(reproduction, settings.promotion.attempts):
                 return [f"{item.trace_id}: confirmed, but {why}; run `evalflow reproduce`"]
@@ -221,8 +221,7 @@ class _Writer:
         vector = self.embedder.embed([compared])[text_hash(compared)]
         if duplicate := self.known.duplicate_of(compared, vector, before):
             how = f"{duplicate.stage} duplicate, {duplicate.value:.3f}"
-            expected = self._scrubbed(decision.expected_output) or None
-            self.merge(duplicate.name, item, decision.severity, is_regression, expected, how)
+            self.merge(duplicate.name, item, is_regression, how)
             return []
         if apart := self.known.apart_from(compared, vector, before):
             self.notes.append(
@@ -234,16 +233,25 @@ class _Writer:
         self.newest[version.case_id] = self.changed[version.case_id] = version
         return []
 
-    def merge(
-        self, case_id: str, item: Item, severity: Severity | None, is_failure: bool, expected: str | None, how: str
-    ) -> None:
-        """Keep the trace as evidence with the case that it repeats; a failure makes that case a regression, and graver."""
-        old = self.newest[case_id]
+    def merge(self, case_id: str, item: Item, is_failure: bool, how: str) -> None:
+        """Keep the trace as evidence with the case that it repeats; a failure makes that case a regression, and graver.
+
+        What a policy or a judge added to the trace stays out of it: only a person's word changes what a case tests.
+        """
+        old, said = self.newest[case_id], item.decision
+        is_regression = old.is_regression or (is_failure and said.verdict == "real_failure")
         note = f"{item.trace_id} is merged into case {case_id} ({how})"
-        if item.decision.expected_from == BY_REVIEWER and old.expected_output:
+        known = old.provenance
+        may_gain = not old.expected_output or (_is_by_judge(known) and not old.is_regression)
+        if may_gain and said.expected_output is not None:
+            old = msgspec.structs.replace(old, expected_output=self._scrubbed(said.expected_output))
+            known = known and msgspec.structs.replace(known, expected_from=said.expected_from)
+        elif said.expected_from == BY_REVIEWER:
             note += ", which keeps the answer that it expects"
+        elif is_regression and not old.expected_output:
+            note += f", a regression that expects no answer; `evalflow golden revise {case_id}` gives it one"
         self.notes.append(note)
-        graver = _gravest(_severity_in(old.provenance), severity)
+        graver = _gravest(_severity_in(known), said.severity)
         n_failures = old.n_merged_failures + is_failure
         parts = old.weight_parts
         if parts is not None:
@@ -256,11 +264,10 @@ class _Writer:
             effective_on=max(old.effective_on, self.effective_on.isoformat()),
             merged_trace_ids=[*old.merged_trace_ids, item.trace_id],
             n_merged_failures=n_failures,
-            is_regression=old.is_regression or (is_failure and item.decision.state != "duplicate"),
-            expected_output=old.expected_output or expected,
+            is_regression=is_regression,
             weight=old.weight if parts is None else weight_of(parts),
             weight_parts=parts,
-            provenance=old.provenance and msgspec.structs.replace(old.provenance, severity=graver),
+            provenance=known and msgspec.structs.replace(known, severity=graver),
         )
         self.newest[case_id] = self.changed[case_id] = version
 
@@ -334,8 +341,12 @@ class _Writer:
 
 
 def _seems_failed(item: Item) -> bool:
-    """Whether a trace that a reviewer calls a duplicate was queued as a failure, not because coverage lacks its like."""
-    return item.row["source"] not in COVERAGE_SOURCES
+    """Whether a trace that a reviewer calls a duplicate was queued as a failure, not for coverage and not at random."""
+    return item.row["source"] in SUSPECTED
+
+
+def _is_by_judge(known: Provenance | None) -> bool:
+    return known is not None and (known.expected_from or "").startswith("judge ")
 
 
 def _severity_in(known: Provenance | None) -> Severity | None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from evalflow.adapters.attempting import Attempt, Ran, attempt_all
-from evalflow.adapters.attempts import input_hash
 from evalflow.adapters.home import Home
 from evalflow.adapters.scoring import scorer_of
 from evalflow.adapters.scrubber import Scrubber
@@ -55,7 +54,7 @@ def reproduce(
     scorer: str | None = None,
     on_attempt: Callable[[int, int], None] = lambda done, total: None,
 ) -> ReproduceRun:
-    """Ask the system the traces that a promotion would take, until each has its number of attempts.
+    """Ask the system the traces that a promotion would take, until each has its number of scored attempts.
 
     Args:
         home: its queue and answers.
@@ -83,10 +82,12 @@ def reproduce(
     held = home.attempts.all()
     missing: dict[str, int] = {}
     for candidate in chosen:
-        name = input_hash(task_of_trace(candidate, scrubber))
+        task = task_of_trace(candidate, scrubber)
         n_held = sum(
-            (kept.kind, kept.item_id, kept.input_hash) == ("trace", candidate.trace_id, name)
+            (kept.kind, kept.item_id) == ("trace", candidate.trace_id)
             and (kept.system, kept.system_version, kept.scorer) == (asked.name, asked.version, run.scorer)
+            and kept.verdict != "unscored"
+            and kept.is_at(task)
             for kept in held
         )
         missing[candidate.trace_id] = max(0, wanted - n_held)
@@ -127,7 +128,7 @@ def _reproduced(home: Home, chosen: Sequence[Candidate], scrubber: Scrubber) -> 
     for candidate in chosen:
         own = [kept for kept in held if (kept.kind, kept.item_id) == ("trace", candidate.trace_id)]
         task = task_of_trace(candidate, scrubber)
-        reproduction = reproduction_of(own, input_hash(task))
+        reproduction = reproduction_of(own, task)
         if reproduction:
             traces.append(Reproduced(candidate.trace_id, candidate.decision.is_regression, task.input, reproduction))
     return traces

@@ -135,7 +135,7 @@ def _queue_metadata(rows: pl.DataFrame, filled: Filled) -> dict[str, Any]:
                 ["| trace | why | bin | priority |", "|---|---|---|---|", *map(_row, rows.head(SHOWN_ITEMS).to_dicts())]
             )
         ),
-        "next": "evalflow triage export --out queue.jsonl, answer, evalflow triage import queue.jsonl",
+        "next": "evalflow review, or evalflow triage export --out queue.jsonl, answer, evalflow triage import queue.jsonl",
     }
 
 

@@ -363,8 +363,9 @@ class Pages:
         from evalflow.defs.themes import codes_in_use
 
         me = self._reviewer(request)
-        # Codes of traces that he has still to answer would tell him what others said of them.
-        hidden = {item.trace_id for item in self.index.items() if standing_of(item, me).tab == "todo"}
+        # Where answers are blind, codes of traces that he has still to answer would tell him what others said of them.
+        is_blind = self.home.settings.review.reviewers_per_item > 1
+        hidden = {item.trace_id for item in self.index.items() if is_blind and standing_of(item, me).tab == "todo"}
         found = themes_view(self.home.themes.newest(), codes_in_use(self.home), hidden, shares_of(self.home))
         return self._page(
             request, "themes.html", status, found=found, problem=problem, recorded=request.query_params.get("recorded")
