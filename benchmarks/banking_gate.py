@@ -55,7 +55,7 @@ def main() -> None:
     by_intent = Counter(truth[case.provenance.trace_id]["intent"] for case in frozen if case.provenance)
     merged = sum(len(case.merged_trace_ids) for case in frozen)
     print(
-        f"frozen from production: {len(frozen)} cases, {merged} further failures merged into them; of the regression:"
+        f"frozen from production: {len(frozen)} cases, failures merged into them: {merged}; of the regression:"
     )
     for intent in sorted(regressed):
         print(f"  {intent}: {by_intent[intent]}")
