@@ -6,9 +6,9 @@ other, runs axe-core where it is given, and takes the first contentful paint of 
 how long an answer takes, while answers are published too. Last, the server is killed (`kill -9`) at random moments under
 answers and drafts that come as fast as it takes them: what it had confirmed must be there.
 
-    npm install --prefix /tmp/axe axe-core
+    npm install --prefix FOLDER axe-core
     python benchmarks/review_page.py OUT [--items 10000] [--kills 20] \\
-        [--axe /tmp/axe/node_modules/axe-core/axe.min.js]
+        [--axe FOLDER/node_modules/axe-core/axe.min.js]
 """
 
 import argparse
