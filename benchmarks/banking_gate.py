@@ -54,9 +54,7 @@ def main() -> None:
     frozen = [case for case in cases if case.is_regression and case.provenance]
     by_intent = Counter(truth[case.provenance.trace_id]["intent"] for case in frozen if case.provenance)
     merged = sum(len(case.merged_trace_ids) for case in frozen)
-    print(
-        f"frozen from production: {len(frozen)} cases, failures merged into them: {merged}; of the regression:"
-    )
+    print(f"frozen from production: {len(frozen)} cases, failures merged into them: {merged}; of the regression:")
     for intent in sorted(regressed):
         print(f"  {intent}: {by_intent[intent]}")
     true = sum(truth[case.provenance.trace_id]["is_failure"] for case in frozen if case.provenance)
