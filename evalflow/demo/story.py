@@ -137,7 +137,8 @@ class Story:
         console.print("    http://127.0.0.1:3000/assets/golden_set        what was promoted; Automation: the sensors")
         console.print(f"  evalflow coverage --home {home} --as-of {last['as_of']}", soft_wrap=True)
         if self.turn:
-            console.print(f"  evalflow triage list --all --home {home}", soft_wrap=True)
+            console.print(f"  evalflow review --home {home}", soft_wrap=True)
+            console.print("    the page on which people answer the queue; here a script has")
             failing = [run for run in self.turn.gates if run.verdict.verdict == "fail"]
             for run in failing[:1]:
                 console.print(f"  evalflow gate {escape(str(run.results))} --home {home}", soft_wrap=True)
