@@ -103,8 +103,8 @@ def _capture_week(home: Home, week: date) -> dict[str, Any]:
 def _written(home: Home, week: date, filling: Filling | None) -> dict[str, Any]:
     """The queue with what the filling adds, written; without one as it is."""
     made_from = fingerprint("triage_queue", CODE_VERSION, week, parents(home, REFRESH_PLAN, [week]))
-    held = home.lake.read(TRIAGE_QUEUE, [week], is_kept=True)
     if filling is None:
+        held = home.lake.read(TRIAGE_QUEUE, [week], is_kept=True)
         home.lake.write(TRIAGE_QUEUE, week, held, made_from=made_from)
         return {"dagster/partition_row_count": len(held)}
     filled = filling.fill()
